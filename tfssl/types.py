@@ -1,0 +1,109 @@
+"""The few things that every part of tfssl agrees on: shapes and units, said once.
+
+Letters in shapes: `b` examples, `v` views of one example, `h`, `w`, `c` height, width
+and channels, `d` features, `k` classes. Images are float32 in [0, 1] everywhere,
+epsilons are in the same unit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Batch = Mapping[str, Any]
+"""A batch of examples: a dict of tensors.
+
+  image  [b, h, w, c] float32 in [0, 1], never attacked
+  label  [b] int32 in [0, k)
+  id     [b] int64, the example's own number, stable across machines; -1 marks the
+         padding that fills the last batch of an evaluation
+  seed   [b, 2] int32, made from (run seed, epoch, id): all later random draws of the
+         example derive from it (`tfssl.randomness.fold`)
+  views  [b, v, h, w, c], only where an objective asks the pipeline for views
+"""
+
+LossFn = Callable[[Any], Any]
+"""`loss_fn(inputs)` returns [b], one number per example, to be maximised by an attack.
+
+It may also return a pair ([b] loss, [b] bool won): then an iterate that has won beats
+every iterate that has not, whatever their losses.
+"""
+
+
+class UserError(ValueError):
+    """Something the user can mend. Programs print its one line and exit with 1."""
+
+
+class Forward(Protocol):
+    """Passes through the network, handed to objectives by whoever runs the step.
+
+    The same tensor is never passed twice: results are remembered per tensor, so that
+    terms that look at the same images share one pass.
+    """
+
+    training: bool
+
+    def features(self, image: tf.Tensor) -> tf.Tensor:
+        """Images [..., h, w, c] to backbone features [..., d]."""
+
+    def logits(self, image: tf.Tensor) -> tf.Tensor:
+        """Images [..., h, w, c] to the classifier's logits [..., k]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One measured number: the only currency of results. Every table is a pivot.
+
+    Attributes:
+      evaluator: Name of what measured it, for instance 'pgd20_linf'.
+      perturbation: Kind of perturbation, 'none', 'linf', 'l2' or a corruption's name.
+      strength: Its size: epsilon in [0, 1] units, or a severity. 0 where there is none.
+      metric: For instance 'accuracy'.
+      value: The number; shares are in [0, 1], not in percent.
+      n: Number of examples behind it.
+      low, high: 95 % interval of `value` over the examples (Wilson for shares).
+      run, seed, dataset, split: Where it comes from.
+    """
+
+    run: str
+    seed: int
+    dataset: str
+    split: str
+    evaluator: str
+    perturbation: str
+    strength: float
+    metric: str
+    value: float
+    n: int
+    low: float
+    high: float
+
+
+def fraction(value: str | float) -> float:
+    """Reads a size written as people write it: '8/255', '0.5' or a number.
+
+    Gin has no arithmetic, so sizes in gin files are strings.
+
+    Raises:
+      UserError: `value` is no finite, non-negative number.
+    """
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        if isinstance(value, str):
+            number = float(Fraction(value.replace(" ", "")))
+        else:
+            number = float(value)
+        if not 0 <= number < float("inf"):
+            raise ValueError
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError):
+        raise UserError(
+            f"{value!r} is not a size: write a non-negative number or a fraction such"
+            " as '8/255'"
+        ) from None
+    return number
