@@ -24,7 +24,9 @@ def strategy(devices: Sequence[str] | None = None) -> tf.distribute.Strategy:
       MirroredStrategy over several devices, else the default one of a single device.
     """
     if devices is None:
-        devices = [gpu.name.split(":", 1)[1] for gpu in tf.config.list_physical_devices("GPU")]
+        devices = [
+            gpu.name.split(":", 1)[1] for gpu in tf.config.list_physical_devices("GPU")
+        ]
     if len(devices) > 1:
         return tf.distribute.MirroredStrategy(list(devices))
     if devices:

@@ -1,0 +1,159 @@
+"""The only module that parses or writes gin.
+
+A configuration is a list of gin files and a list of bindings read last. Everything is
+strict: an unknown file, name, parameter, macro or scope is one clear error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib.util  # noqa: F401  gin 0.5.0 uses it without importing it.
+import logging
+import os
+import re
+import sysconfig
+import tokenize
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import gin
+
+from tfssl.types import UserError
+
+
+def gin_dir() -> Path:
+    """The folder of the shipped gin files: beside the package, or where pip puts it."""
+    beside = Path(__file__).resolve().parent.parent / "gin"
+    if beside.is_dir():
+        return beside
+    return Path(sysconfig.get_path("data")) / "share" / "tfssl" / "gin"
+
+
+def find(file: str | os.PathLike) -> Path:
+    """Resolves a gin file: a path as given, or one under `gin_dir()`."""
+    for path in (Path(file), gin_dir() / file):
+        if path.is_file():
+            return path
+    folder, name = os.path.split(file)
+    near = sorted(p.name for p in (gin_dir() / folder).glob("*.gin"))
+    close = difflib.get_close_matches(name, near, n=3, cutoff=0.4) or near[:8]
+    hint = f"; {folder or '.'} holds {', '.join(close)}" if close else ""
+    raise UserError(f"no gin file {file} (looked here and in {gin_dir()}){hint}")
+
+
+def parse(files: Sequence[str | os.PathLike], params: Sequence[str] = ()) -> None:
+    """Reads gin files, then bindings such as 'EPOCHS=1', and locks the result.
+
+    Raises:
+      UserError: A file, name, parameter, macro or scope is unknown, a required macro is
+        not set, or the syntax is wrong.
+    """
+    gin.clear_config()
+    gin.add_config_file_search_path(str(gin_dir()))
+    paths = [str(find(file)) for file in files]
+    with _one_line_errors(), _quiet():
+        gin.parse_config_files_and_bindings(paths, [], finalize_config=False)
+        known = _macros_set() | {name for name, _ in _references("gin.macro")}
+        for param in params:
+            macro = re.fullmatch(r"\s*(\w+)\s*=.*", param, re.DOTALL)
+            if macro and macro[1] not in known:
+                close = difflib.get_close_matches(macro[1], known, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise UserError(f"no macro {macro[1]} in this configuration{hint}")
+            gin.parse_config(param)
+        _check_scopes()
+        gin.finalize()
+
+
+def text() -> str:
+    """All bindings in force, as a gin file that can be read back."""
+    return gin.config_str()
+
+
+def operative_text() -> str:
+    """The parameters that were used, defaults included: a record, not to be read back."""
+    return gin.operative_config_str()
+
+
+def differences(old: str, new: str) -> list[str]:
+    """The bindings in which two `text()`s differ, as '- old' and '+ new' lines."""
+
+    def bindings(config: str) -> list[str]:
+        return [
+            line
+            for line in config.replace("\\\n", "").splitlines()
+            if line.strip() and not line.startswith("#")
+        ]
+
+    diff = difflib.ndiff(bindings(old), bindings(new))
+    return [re.sub(r"\s+", " ", line) for line in diff if line[0] in "-+"]
+
+
+def _macros_set() -> set[str]:
+    return {scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"}
+
+
+def _references(selector: str | None = None) -> Iterator[tuple[str, str]]:
+    """(scope, selector) of every @reference and %macro in the bindings."""
+
+    def walk(value):
+        if isinstance(value, gin.config.ConfigurableReference):
+            yield "/".join(value.scopes), value.selector
+        elif isinstance(value, dict):
+            yield from walk(list(value.items()))
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                yield from walk(item)
+
+    for bindings in gin.config._CONFIG.values():
+        for value in bindings.values():
+            for scope, name in walk(value):
+                if selector in (None, name):
+                    yield scope, name
+
+
+def _check_scopes() -> None:
+    """A binding under a scope that nothing refers to would be ignored in silence."""
+    used = {part for scope, _ in _references() for part in scope.split("/")}
+    for scope, selector in gin.config._CONFIG:
+        if selector == "gin.macro":
+            continue
+        for part in filter(None, scope.split("/")):
+            if part not in used:
+                raise UserError(f"scope {part}/ of {scope}/{selector} is used nowhere")
+
+
+@contextlib.contextmanager
+def _one_line_errors():
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        ImportError,
+        OSError,
+        RuntimeError,
+        SyntaxError,
+        tokenize.TokenError,
+    ) as error:
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        where = getattr(error, "filename", None)
+        line = f" ({where}:{error.lineno})" if isinstance(error, SyntaxError) else ""
+        message = re.sub(r"\s+", " ", message).strip()
+        raise UserError(f"configuration: {message}{line}") from error
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Gin logs an error for every place where it did not find an include."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
