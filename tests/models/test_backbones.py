@@ -40,9 +40,8 @@ def _bindings(file):
     return gin.query_parameter("BACKBONE/macro.value").scoped_configurable_fn
 
 
-# The counts of torchvision, of the usual CIFAR ResNets and of WRN-28-10 are published to
-# the digit; WRN-34-10 and WRN-40-2 as 46.2 and 2.2 million. The last two rows are sums
-# over layers done by hand.
+# Published to the digit for torchvision, the usual CIFAR ResNets and WRN-28-10, as 46.2
+# and 2.2 million for WRN-34-10 and WRN-40-2. The last two rows are sums over layers.
 @pytest.mark.parametrize(
     ("file", "image_shape", "classes", "parameters", "features_map"),
     [
