@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 # Before TensorFlow is imported: it would greet every run with a screen of notices.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -22,15 +23,24 @@ GIN_PARAM = flags.DEFINE_multi_string(
 RUN_DIR = flags.DEFINE_string("run_dir", None, "Where the run lives.")
 
 
-def run(main: Callable[[], None], doc: str) -> None:
-    """Runs a program: its help is `doc`, a user's error is one line and exit code 1."""
+def run(main: Callable[..., None], doc: str, arguments: bool = False) -> None:
+    """Runs a program: its help is `doc`, a user's error is one line and exit code 1.
+
+    Args:
+      main: Called without arguments, or with the list of what is no flag.
+      doc: What --help says.
+      arguments: Whether the program takes arguments that are no flags.
+    """
 
     def checked(argv: list[str]) -> int:
         logging.set_verbosity(logging.INFO)
         try:
-            if len(argv) > 1:
+            if arguments:
+                main(argv[1:])
+            elif len(argv) > 1:
                 raise UserError(f"unexpected argument {argv[1]}; see --help")
-            main()
+            else:
+                main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
@@ -52,3 +62,15 @@ def required_run_dir() -> str:
     if not RUN_DIR.value:
         raise UserError("--run_dir is missing: the folder where the run is kept")
     return RUN_DIR.value
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and its parents.
+
+    Raises:
+      UserError: That is not possible.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path}: {error.strerror}") from None
