@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib.util  # noqa: F401  gin 0.5.0 uses it without importing it.
-import logging
 import os
 import re
 import sysconfig
@@ -51,8 +50,11 @@ def parse(files: Sequence[str | os.PathLike], params: Sequence[str] = ()) -> Non
     """
     gin.clear_config()
     gin.add_config_file_search_path(str(gin_dir()))
+    # Gin's other reader looks includes up as resources of Python packages, and fails
+    # where any folder on sys.path is called like the first folder of an include.
+    gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
     paths = [str(find(file)) for file in files]
-    with _one_line_errors(), _quiet():
+    with _one_line_errors():
         gin.parse_config_files_and_bindings(paths, [], finalize_config=False)
         known = _macros_set() | {name for name, _ in _references("gin.macro")}
         for param in params:
@@ -72,7 +74,7 @@ def text() -> str:
 
 
 def operative_text() -> str:
-    """The parameters that were used, defaults included: a record, not to be read back."""
+    """The parameters that were used, with defaults: a record, not to be read back."""
     return gin.operative_config_str()
 
 
@@ -145,15 +147,3 @@ def _one_line_errors():
         line = f" ({where}:{error.lineno})" if isinstance(error, SyntaxError) else ""
         message = re.sub(r"\s+", " ", message).strip()
         raise UserError(f"configuration: {message}{line}") from error
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Gin logs an error for every place where it did not find an include."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        root.setLevel(level)

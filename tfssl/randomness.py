@@ -19,11 +19,12 @@ def example_seeds(run_seed: int, epoch, ids) -> tf.Tensor:
       epoch: Scalar; the pass over the data, so that each pass draws anew.
       ids: The examples' numbers.
     """
-    base = tf.stack([tf.cast(run_seed, tf.int64), tf.cast(epoch, tf.int64)])
-    base = tf.cast(tf.bitwise.bitwise_and(base, 0x7FFFFFFF), tf.int32)
+    base = tf.stack([tf.cast(run_seed, tf.int32), tf.cast(epoch, tf.int32)])
 
     def one(number):
-        return tf.random.experimental.stateless_fold_in(base, number)
+        # The folded seed has the type of what is folded in.
+        seed = tf.random.experimental.stateless_fold_in(base, number)
+        return tf.cast(seed, tf.int32)
 
     ids = tf.cast(ids, tf.int64)
     if ids.shape.rank == 0:
@@ -32,7 +33,7 @@ def example_seeds(run_seed: int, epoch, ids) -> tf.Tensor:
 
 
 def fold(seed: tf.Tensor, tag: str) -> tf.Tensor:
-    """Seeds [..., 2] of another stream: `fold(seed, 'rotation')`, `fold(seed, 'attack')`.
+    """Seeds [..., 2] of another stream, named by a tag such as "rotation".
 
     Exclusive or with a hash of the tag: distinct tags give distinct seeds, and the
     generator (Philox) makes unrelated numbers of unequal seeds.

@@ -1,0 +1,236 @@
+"""Projected gradient descent (Madry 2018); FGSM and its kin are settings of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gin
+import tensorflow as tf
+
+from tfssl import randomness
+from tfssl.attacks.goals import CrossEntropy
+from tfssl.types import LossFn, UserError, fraction
+
+
+@gin.register(module="tfssl.attacks")
+class PGD:
+    """Steepest ascent of a loss inside a ball, projected after each step.
+
+    Madry 2018, eq. 2: x_{t+1} = Proj(x_t + step_size * steepest(gradient)). The
+    projection is on the ball first and then on [0, 1]; for linf that is the projection
+    on their intersection, for l2 a point of it.
+
+    | attack of the literature | setting |
+    |---|---|
+    | FGSM (Goodfellow 2015) | steps=1, relative_step_size=1, random_start=False |
+    | FGSM with random start (Wong 2020) | steps=1, relative_step_size=1.25 |
+    | BIM (Kurakin 2017) | random_start=False |
+    | PGD-20 of the robustness literature | steps=20, step_size='2/255' |
+
+    Args:
+      ball: A ball of `tfssl.attacks.balls`.
+      epsilon: Its radius, '8/255' or a number in [0, 1] units; may be left out where
+        the caller gives one.
+      steps: Number of gradients.
+      step_size: Length of a step, in the ball's norm and in [0, 1] units.
+      relative_step_size: Or the same as a multiple of epsilon. If neither is given it
+        is 2.5 / steps (Madry 2018's rule: the border can be reached from anywhere).
+      random_start: Start uniformly in the ball, not at its centre.
+      restarts: Number of runs from different starts; needs keep='best'.
+      keep: 'last' returns the last iterate, as in training; 'best' the one with the
+        largest loss (one that has won before all that have not), which takes one more
+        forward pass.
+      batch_norm: Mode of BatchNorm while training attacks: 'inference', which leaves
+        the moving statistics alone, or 'training', as the code of Hendrycks 2019 does.
+      noisy_centre: Centre the ball on the random start instead of the clean image, so
+        that perturbations reach 2 epsilon, as the code of Hendrycks 2019 does.
+      goal: What `perturb` maximises, of `tfssl.attacks.goals`; cross-entropy if None.
+
+    Raises:
+      UserError: A setting is out of range.
+    """
+
+    def __init__(
+        self,
+        ball: Any,
+        epsilon: str | float | None = None,
+        steps: int = 10,
+        step_size: str | float | None = None,
+        relative_step_size: float | None = None,
+        random_start: bool = True,
+        restarts: int = 1,
+        keep: str = "last",
+        batch_norm: str = "inference",
+        noisy_centre: bool = False,
+        goal: Callable | None = None,
+    ):
+        self.ball = ball
+        self.epsilon = None if epsilon is None else fraction(epsilon)
+        self.steps = steps
+        self.step_size = None if step_size is None else fraction(step_size)
+        self.relative_step_size = relative_step_size
+        self.random_start = random_start
+        self.restarts = restarts
+        self.keep = keep
+        self.batch_norm = batch_norm
+        self.noisy_centre = noisy_centre
+        self.goal = goal or CrossEntropy()
+        self._check()
+
+    def _check(self) -> None:
+        if self.ball.name == "linf" and self.epsilon is not None and self.epsilon > 1:
+            raise UserError(
+                f"epsilon {self.epsilon:g} is out of range: images are in [0, 1], so"
+                " write '8/255' rather than 8"
+            )
+        for name in ("steps", "restarts"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"PGD.{name} must be a positive integer, not {value!r}")
+        if self.step_size is not None and self.relative_step_size is not None:
+            raise UserError("give PGD.step_size or PGD.relative_step_size, not both")
+        if self.keep not in ("last", "best"):
+            raise UserError(f"PGD.keep must be 'last' or 'best', not {self.keep!r}")
+        if self.batch_norm not in ("inference", "training"):
+            raise UserError(
+                "PGD.batch_norm must be 'inference' or 'training', not"
+                f" {self.batch_norm!r}"
+            )
+        if self.restarts > 1 and not (self.keep == "best" and self.random_start):
+            raise UserError("PGD.restarts needs keep='best' and random_start=True")
+        if self.noisy_centre and not self.random_start:
+            raise UserError("PGD.noisy_centre needs random_start=True")
+
+    def __call__(
+        self, loss_fn: LossFn, inputs: Any, seed: tf.Tensor, epsilon: Any = None
+    ) -> Any:
+        """Perturbs images so that the loss rises.
+
+        Args:
+          loss_fn: See `types.LossFn`.
+          inputs: A tensor [b, h, w, c] or a nest of [b, (v,) h, w, c], in [0, 1]. Each
+            image has a ball of its own.
+          seed: [b, 2] int32; the example's stream of random draws.
+          epsilon: Radius, a scalar tensor or number, in place of the constructor's.
+
+        Returns:
+          Perturbed inputs, of the structure of `inputs`, in [0, 1], without gradient.
+        """
+        epsilon = self.epsilon if epsilon is None else epsilon
+        if epsilon is None:
+            raise UserError("PGD.epsilon is not set")
+        epsilon = tf.convert_to_tensor(epsilon, tf.float32)
+        clean = tf.nest.map_structure(tf.stop_gradient, inputs)
+        if self.restarts == 1:
+            return self._run(loss_fn, clean, randomness.fold(seed, "start"), epsilon)[0]
+
+        def restart(index, best, score):
+            start = randomness.fold(seed, "start")
+            # Restart 0 is the run that restarts=1 makes.
+            start += tf.cast(index, tf.int32) * tf.constant([0, 1])
+            found, found_score = self._run(loss_fn, clean, start, epsilon)
+            return index + 1, *_better(found, found_score, best, score)
+
+        nothing = tf.fill([tf.shape(seed)[0], 2], -float("inf"))
+        _, best, _ = tf.while_loop(
+            lambda *_: True,
+            restart,
+            (0, clean, nothing),
+            maximum_iterations=self.restarts,
+        )
+        return tf.nest.map_structure(tf.stop_gradient, best)
+
+    def perturb(
+        self,
+        logits_fn: Callable,
+        image: tf.Tensor,
+        label: tf.Tensor,
+        seed: tf.Tensor,
+        epsilon: Any = None,
+    ) -> tf.Tensor:
+        """Attacks a classifier by this attack's goal; shapes as in `__call__`."""
+        return self(lambda x: self.goal(label, logits_fn(x)), image, seed, epsilon)
+
+    def _run(self, loss_fn, clean, seed, epsilon):
+        """One run: (perturbed, score [b, 2]); the score is only kept for 'best'."""
+        map_structure = tf.nest.map_structure
+        centre, start = clean, clean
+        if self.random_start:
+            seeds = [
+                randomness.fold(seed, str(i))
+                for i in range(len(tf.nest.flatten(clean)))
+            ]
+            start = map_structure(
+                lambda x, s: _clip(x + self.ball.random(s, x.shape[1:], epsilon)),
+                clean,
+                tf.nest.pack_sequence_as(clean, seeds),
+            )
+            if self.noisy_centre:
+                centre = start
+
+        if self.step_size is not None:
+            step_size = self.step_size
+        elif self.relative_step_size is not None:
+            step_size = self.relative_step_size * epsilon
+        else:
+            step_size = 2.5 / self.steps * epsilon
+
+        def ascend(x, gradient, middle):
+            x += step_size * self.ball.steepest(gradient)
+            return _clip(middle + self.ball.project(x - middle, epsilon))
+
+        def step(x, best, score):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(x)
+                result = loss_fn(x)
+                loss = result[0] if isinstance(result, tuple) else result
+            gradient = tape.gradient(
+                loss, x, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
+            if self.keep == "best":
+                best, score = _better(x, _score(result), best, score)
+            return map_structure(ascend, x, gradient, centre), best, score
+
+        state = (start, start, tf.fill([tf.shape(seed)[0], 2], -float("inf")))
+        if self.batch_norm == "training":
+            # Synchronised BatchNorm may not talk to other replicas in a while_loop.
+            for _ in range(self.steps):
+                state = step(*state)
+        else:
+            # More than one gradient in flight would cost memory for nothing.
+            state = tf.while_loop(
+                lambda *_: True,
+                step,
+                state,
+                parallel_iterations=1,
+                maximum_iterations=self.steps,
+            )
+        x, best, score = state
+        if self.keep == "best":
+            x, score = _better(x, _score(loss_fn(x)), best, score)
+        return map_structure(tf.stop_gradient, x), score
+
+
+def _clip(image: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value(image, 0.0, 1.0)
+
+
+def _score(result) -> tf.Tensor:
+    """(won, loss) as [b, 2], to be compared in that order; NaN losses lose."""
+    loss, won = result if isinstance(result, tuple) else (result, None)
+    won = tf.zeros_like(loss) if won is None else tf.cast(won, loss.dtype)
+    loss = tf.where(tf.math.is_nan(loss), -float("inf"), loss)
+    return tf.stack([won, loss], axis=1)
+
+
+def _better(new, new_score, old, old_score):
+    """Per example, whichever of two candidates has the higher score."""
+    wins = new_score[:, 0] > old_score[:, 0]
+    higher = (new_score[:, 0] == old_score[:, 0]) & (new_score[:, 1] > old_score[:, 1])
+    take = wins | higher
+
+    def select(a, b):
+        return tf.where(tf.reshape(take, [-1] + [1] * (len(a.shape) - 1)), a, b)
+
+    return tf.nest.map_structure(select, new, old), select(new_score, old_score)

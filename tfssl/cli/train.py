@@ -1,0 +1,54 @@
+"""Trains one configuration.
+
+  bin/train --gin_file papers/madry2018/cifar10.gin --run_dir runs/madry
+  bin/train --gin_file papers/madry2018/cifar10.gin --run_dir runs/madry_1 \\
+      --gin_param SEED=1 --gin_param EPOCHS=20
+
+The same command again resumes an interrupted run. Files are looked up as given, then
+below gin/; what may be set with --gin_param is listed in gin/runs/train.gin.
+
+Writes to --run_dir:
+  model.keras      the trained classifier, inputs in [0, 1]; plain Keras loads it
+  metrics.csv      losses and validation accuracy, a row per epoch
+  config.gin       every binding (what bin/evaluate reads back)
+  operative.gin    the same with all defaults that were in force
+  manifest.json    commit, versions, hardware, data, times
+  checkpoints/     what resuming needs
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tfssl import config
+from tfssl.cli import app
+from tfssl.types import UserError
+
+
+def main() -> None:
+    """Parses the configuration, guards the run directory, trains."""
+    if not app.GIN_FILE.value:
+        raise UserError("--gin_file is missing: which configuration to train")
+    run_dir = Path(app.required_run_dir())
+    # Behind the flags' checks: importing TensorFlow takes seconds.
+    from tfssl.training.loop import train
+
+    config.parse(app.GIN_FILE.value, app.GIN_PARAM.value)
+    config_file = run_dir / "config.gin"
+    if config_file.exists():
+        changes = config.differences(config_file.read_text(), config.text())
+        if changes:
+            raise UserError(
+                f"{run_dir} holds a run of another configuration"
+                f" ({'; '.join(changes)}); choose another --run_dir"
+            )
+    else:
+        app.make_folder(run_dir)
+        config_file.write_text(config.text())
+    train(run_dir)
+    (run_dir / "operative.gin").write_text(config.operative_text())
+
+
+def run() -> None:
+    """The console script."""
+    app.run(main, __doc__)

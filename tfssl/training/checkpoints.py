@@ -1,0 +1,67 @@
+"""Checkpoints: everything a run needs to go on, and nothing that cannot be checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import tensorflow as tf
+from absl import logging
+
+from tfssl.types import UserError
+
+
+class Checkpoints:
+    """The checkpoints of a run: variables by their path, and the step.
+
+    Args:
+      folder: Where they lie.
+      variables: Every variable that training changes, by a name of its own.
+      keep: How many of the newest are kept.
+    """
+
+    def __init__(
+        self, folder: Path, variables: Mapping[str, tf.Variable], keep: int = 2
+    ):
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        self._checkpoint = tf.train.Checkpoint(
+            step=self.step, variables=dict(variables)
+        )
+        self._manager = tf.train.CheckpointManager(
+            self._checkpoint, str(folder), max_to_keep=keep, step_counter=self.step
+        )
+
+    def save(self, step: int) -> None:
+        """Writes a checkpoint; a crash meanwhile leaves the ones before intact."""
+        self.step.assign(step)
+        self._manager.save(checkpoint_number=step)
+
+    def restore(self) -> int:
+        """Restores the newest checkpoint that can be read.
+
+        Returns:
+          Its step; 0 if there is no checkpoint.
+
+        Raises:
+          UserError: There are checkpoints, and none can be read.
+        """
+        paths = list(reversed(self._manager.checkpoints))
+        for path in paths:
+            try:
+                status = self._checkpoint.read(path)
+                status.assert_consumed()
+            except (tf.errors.OpError, IndexError, ValueError, AssertionError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+                logging.warning(
+                    "checkpoint %s cannot be read (%s); trying the one before",
+                    path,
+                    reason,
+                )
+            else:
+                return int(self.step.numpy())
+        if paths:
+            raise UserError(
+                f"none of the checkpoints in {self._manager.directory} can be read;"
+                " delete the folder to start anew"
+            )
+        return 0

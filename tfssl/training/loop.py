@@ -1,0 +1,256 @@
+"""The door of bin/train: builds everything, runs the steps, keeps what must be kept."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from tqdm import tqdm
+
+from tfssl import distribute
+from tfssl.training import manifest
+from tfssl.training.checkpoints import Checkpoints
+from tfssl.training.metrics import MetricsFile
+from tfssl.training.selection import Selection
+from tfssl.training.trainer import Trainer
+from tfssl.types import UserError
+
+
+@gin.configurable(module="tfssl", denylist=["run_dir"])
+def train(
+    run_dir: str | os.PathLike,
+    *,
+    name: str,
+    dataset: Any,
+    augment: Sequence[Callable],
+    backbone: Callable[[tuple[int, int, int]], keras.Model],
+    terms: Sequence[Any],
+    optimizer: Callable[..., keras.optimizers.Optimizer],
+    schedule: Callable[..., Any],
+    learning_rate: float,
+    epochs: int,
+    batch_size: int,
+    seed: int = 0,
+    attack: Any = None,
+    trainer: Callable[..., Trainer] = Trainer,
+    strategy: Callable[[], tf.distribute.Strategy] = distribute.strategy,
+    validation: Callable[[keras.Model, Any], Mapping[str, float]] | None = None,
+    validate_every: int = 1,
+    select: str | None = None,
+    patience: int | None = None,
+    log_every: int | None = None,
+    deterministic: bool = False,
+    tensorboard: bool = False,
+) -> None:
+    """Trains one run; the same call again resumes it, or does nothing if it is done.
+
+    Writes manifest.json, metrics.csv, checkpoints/ and, at the end, model.keras.
+
+    Args:
+      run_dir: The run's folder.
+      name: The run's name in tables. Runs that differ only in their seed share it.
+      dataset: A data set (`docs/design.md`, Contracts).
+      augment: `augment(image, seed) -> image` functions, applied in turn.
+      backbone: Makes the network; called after the seed is set.
+      terms: What is minimised, see `Term`.
+      optimizer: `optimizer(learning_rate=schedule)`.
+      schedule: `schedule(learning_rate, steps, steps_per_epoch)`.
+      learning_rate: Peak learning rate, for the whole batch.
+      epochs: Passes over the training split.
+      batch_size: Examples per step, over all replicas.
+      seed: Determines weights, order, augmentation and attacks.
+      attack: Finds the adversarial examples that terms name.
+      trainer: Makes the `Trainer`; gin may bind its other settings.
+      strategy: Where the replicas live.
+      validation: `validation(model, dataset)` gives named numbers, larger is better.
+      validate_every: Epochs between validations.
+      select: Which of these numbers decides which weights are exported (for instance
+        robust accuracy: early stopping against robust overfitting, Rice 2020); None:
+        the last weights.
+      patience: Stop after so many epochs without a better `select`.
+      log_every: Steps between rows of metrics.csv and checkpoints; None: an epoch.
+      deterministic: Bit-equal repetition, at some cost in speed.
+      tensorboard: Also write events for TensorBoard.
+
+    Raises:
+      UserError: Settings contradict one another, or a loss became infinite or NaN.
+    """
+    run_dir = Path(run_dir)
+    if manifest.read(run_dir).get("finished"):
+        logging.info("%s is finished already", run_dir)
+        return
+    if (select or patience) and validation is None:
+        raise UserError("select and patience need a validation: set train.validation")
+    if patience and not select:
+        raise UserError("patience needs train.select, the number that must improve")
+
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(seed)
+    strategy = strategy()
+    if batch_size % strategy.num_replicas_in_sync:
+        raise UserError(
+            f"batch_size {batch_size} does not divide by the"
+            f" {strategy.num_replicas_in_sync} replicas"
+        )
+    steps_per_epoch = dataset.size("train") // batch_size
+    if not steps_per_epoch:
+        raise UserError(
+            f"batch_size {batch_size} is larger than the training split"
+            f" ({dataset.size('train')} examples)"
+        )
+    last_step = epochs * steps_per_epoch
+
+    with strategy.scope():
+        model = trainer(
+            backbone(dataset.image_shape), dataset.num_classes, terms, attack
+        )
+        model.compile(
+            optimizer=optimizer(
+                learning_rate=schedule(learning_rate, last_step, steps_per_epoch)
+            )
+        )
+        model.optimizer.build(model.trainable_variables)
+        exported = model.exported()
+
+    checkpoints = Checkpoints(run_dir / "checkpoints", _variables(model))
+    first_step = checkpoints.restore()
+    if first_step:
+        logging.info("resuming %s at step %d of %d", run_dir, first_step, last_step)
+    metrics = MetricsFile(run_dir / "metrics.csv", first_step)
+    selection = Selection(run_dir / "checkpoints", select)
+    manifest.write(
+        run_dir,
+        {
+            "name": name,
+            "seed": seed,
+            "dataset": dataset.fingerprint,
+            "epsilon": getattr(attack, "epsilon", None),
+            "norm": getattr(getattr(attack, "ball", None), "name", None),
+            "parameters": model.backbone.count_params(),
+            "started": manifest.read(run_dir).get("started", time.time()),
+            **manifest.environment(),
+        },
+    )
+
+    callbacks = keras.callbacks.CallbackList(
+        [_tensorboard(run_dir)] if tensorboard else [], model=model
+    )
+    batches = dataset.train_batches(batch_size, seed, first_step, augment)
+    batches = iter(strategy.experimental_distribute_dataset(batches))
+
+    @tf.function(autograph=False)  # Nothing here needs rewriting; Keras has it off too.
+    def train_step(batch):
+        return distribute.add(strategy, strategy.run(model.train_step, (batch,)))
+
+    def is_tick(step: int) -> bool:
+        """Whether to log and keep a checkpoint after this step."""
+        every = log_every or steps_per_epoch
+        return not step % every or not step % steps_per_epoch or step == last_step
+
+    logs: list[Mapping[str, tf.Tensor]] = []
+    since = time.perf_counter()
+    bar = tqdm(
+        total=last_step,
+        initial=first_step,
+        desc=name,
+        unit="step",
+        disable=not sys.stderr.isatty(),
+    )
+    callbacks.on_train_begin()
+    for step in range(first_step + 1, last_step + 1):
+        logs.append(train_step(next(batches)))
+        bar.update()
+        if not is_tick(step):
+            continue
+
+        row = {"step": step, "epoch": step / steps_per_epoch}
+        row |= _means(logs, step, checkpoints)
+        row["learning_rate"] = float(model.optimizer.learning_rate)
+        seconds = time.perf_counter() - since
+        row["images_per_second"] = len(logs) * batch_size / seconds
+        epoch, remainder = divmod(step, steps_per_epoch)
+        if validation and not remainder and not epoch % validate_every:
+            with model.averaged():
+                measured = validation(exported, dataset)
+                row |= {f"validation/{key}": value for key, value in measured.items()}
+                selection.offer(step, measured, exported)
+        metrics.append(row)
+        checkpoints.save(step)
+        callbacks.on_epoch_end(step, row)
+        bar.set_postfix(loss=f"{row['loss']:.3f}")
+        if bar.disable:
+            logging.info("%s", _line(name, row, last_step))
+        if patience and step - selection.step >= patience * steps_per_epoch:
+            logging.info("stopped: no better %s for %d epochs", select, patience)
+            break
+        logs, since = [], time.perf_counter()
+    bar.close()
+    callbacks.on_train_end()
+
+    with model.averaged():
+        selection.export(run_dir / "model.keras", exported)
+    manifest.write(run_dir, {"finished": time.time(), "selected_step": selection.step})
+
+
+def _variables(model: Trainer) -> dict[str, tf.Variable]:
+    """Everything that training changes, by path."""
+    named = [*model.weights, *model.optimizer.variables]
+    variables = {variable.path: variable.value for variable in named}
+    if len(variables) != len(named):
+        raise AssertionError("two variables share a path: a checkpoint would mix them")
+    if model.ema_decay is not None:
+        variables |= {variable.name: variable for variable in model.averages}
+    return variables
+
+
+def _means(
+    logs: Sequence[Mapping[str, tf.Tensor]], step: int, checkpoints: Checkpoints
+) -> dict[str, float]:
+    """Means over the steps since the last row.
+
+    Raises:
+      UserError: Something was infinite or NaN. The checkpoints are older than that.
+    """
+    steps = np.array([[float(v) for v in entry.values()] for entry in logs])
+    names = list(logs[0])
+    bad = np.argwhere(~np.isfinite(steps))
+    if len(bad):
+        first = bad[0][0]
+        culprits = [names[j] for i, j in bad if i == first]
+        # The sum over terms is no news if a term is named.
+        culprits = [n for n in culprits if n != "loss"] or culprits
+        raise UserError(
+            f"{' and '.join(culprits)} became {steps[first, names.index(culprits[0])]}"
+            f" at step {step - len(logs) + 1 + first}; the checkpoint of step"
+            f" {int(checkpoints.step.numpy())} is the last good one. A smaller"
+            " LEARNING_RATE usually helps"
+        )
+    return dict(zip(names, steps.mean(0), strict=True))
+
+
+def _line(name: str, row: Mapping[str, float], last_step: int) -> str:
+    shown = [f"{k} {v:.3f}" for k, v in row.items() if k.startswith(("loss", "val"))]
+    return (
+        f"{name} step {row['step']}/{last_step} {' '.join(shown)}"
+        f" {row['images_per_second']:.0f} images/s"
+    )
+
+
+def _tensorboard(run_dir: Path) -> keras.callbacks.Callback:
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "TensorBoard is not installed: pip install 'tfssl[tensorboard]'"
+        ) from None
+    return keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False)

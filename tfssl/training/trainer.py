@@ -1,0 +1,248 @@
+"""The Trainer: one training step for every method, from a list of terms."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import gin
+import keras
+import tensorflow as tf
+
+from tfssl import distribute, randomness
+from tfssl.training.passes import Detached, Passes
+from tfssl.training.term import Term
+from tfssl.types import Batch, UserError
+
+
+@gin.register(module="tfssl.training")
+class Trainer(keras.Model):
+    """A backbone, the heads of its terms, and the step that trains them.
+
+    Build it inside the strategy's scope, compile it with an optimizer, and run
+    `strategy.run(trainer.train_step, (batch,))`.
+
+    Args:
+      backbone: Functional model, images [b, h, w, c] in [0, 1] to features [b, d].
+      num_classes: k, the classes of the data set.
+      terms: What is minimised, see `Term`.
+      attack: `attack(loss_fn, inputs, seed)`; needed if a term names an example.
+      one_pass: Send the inputs of all terms through the network as one batch, so that
+        BatchNorm sees them together; otherwise each distinct input is a pass.
+      ema_decay: If given, keep an average of all weights and BatchNorm statistics,
+        average = decay * average + (1 - decay) * value after each step; it is what is
+        validated and exported.
+
+    Raises:
+      UserError: Terms and attack do not fit together.
+    """
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_classes: int,
+        terms: Sequence[Term],
+        attack: Any = None,
+        one_pass: bool = False,
+        ema_decay: float | None = None,
+    ):
+        super().__init__(name="trainer")
+        self.backbone = backbone
+        self.attack = attack
+        self.one_pass = one_pass
+        self.ema_decay = ema_decay
+        self.terms = _named(terms, attack)
+
+        self.classifier = None
+        dim = backbone.output_shape[-1]
+        if any(term.objective.classifies for term in terms):
+            features = keras.Input((dim,), name="features")
+            logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")
+            self.classifier = keras.Model(features, logits(features), name="classifier")
+        for term in terms:
+            term.objective.build(dim, num_classes)
+        self.heads = [
+            term.objective.head for term in terms if term.objective.head is not None
+        ]
+        if ema_decay is not None:
+            self.averages = [
+                tf.Variable(
+                    v.value,
+                    trainable=False,
+                    name=f"average/{v.path}",
+                    # Replicas hold equal values; without this none may assign them.
+                    aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                )
+                for v in self._averaged()
+            ]
+        self.built = True
+
+    def exported(self) -> keras.Model:
+        """A plain functional model, image to logits, or to features if no term
+        classifies. It shares its weights with the trainer."""
+        if self.classifier is None:
+            return keras.Model(
+                self.backbone.input, self.backbone.output, name="encoder"
+            )
+        # The Dense layer itself, not the model around it: the result is flat, so that
+        # its layers can be found by name.
+        logits = self.classifier.get_layer("logits")(self.backbone.output)
+        return keras.Model(self.backbone.input, logits, name="classifier")
+
+    def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """One update. Returns this replica's share of each logged number."""
+        views = self._views(batch, self._examples(batch))
+        passes = Passes(self.backbone, self.classifier, training=True)
+        probe = Detached(Passes(self.backbone, self.classifier, training=False))
+        logs = {}
+        with tf.GradientTape() as tape:
+            if self.one_pass:
+                passes.together([v for n, v in views.items() if self.terms[n].weight])
+            total = 0.0
+            for name, term in self.terms.items():
+                objective, weight, forward = term.objective, term.weight, passes
+                if not weight:
+                    if objective.head is None:
+                        continue
+                    weight, forward = 1.0, probe
+                loss = objective.loss(forward, views[name], batch)
+                loss = distribute.mean(tf.cast(loss, tf.float32))
+                total += weight * loss
+                logs[f"loss/{name}"] = loss
+                accuracy = objective.accuracy(forward, views[name], batch)
+                if accuracy is not None:
+                    logs[f"accuracy/{name}"] = distribute.mean(accuracy)
+            scaled = self.optimizer.scale_loss(total)
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        trained = [
+            (gradient, variable)
+            for gradient, variable in zip(
+                gradients, self.trainable_variables, strict=True
+            )
+            if gradient is not None
+        ]
+        self.optimizer.apply_gradients(trained)
+        for term in self.terms.values():
+            term.objective.after_step()
+        if self.ema_decay is not None:
+            self._average()
+        return {"loss": total, **logs}
+
+    def _examples(self, batch: Batch) -> dict[str, Any]:
+        """Finds the adversarial examples: name to image, or {term: views} under it."""
+        examples = {}
+        for example in {t.example: None for t in self.terms.values() if t.example}:
+            terms = {
+                name: term
+                for name, term in self.terms.items()
+                if term.example == example
+            }
+            loss_fn, inputs = self._attacked(terms, batch)
+            seed = randomness.fold(batch["seed"], f"attack/{example}")
+            examples[example] = self.attack(loss_fn, inputs, seed)
+        return examples
+
+    def _attacked(self, terms: Mapping[str, Term], batch: Batch) -> tuple:
+        """The loss that an example maximises, and the inputs it starts from."""
+        maximised = {name: t for name, t in terms.items() if t.attack_weight}
+        inputs = {}
+        if any(term.perturb == "image" for term in terms.values()):
+            inputs["image"] = batch["image"]
+        for name, term in terms.items():
+            if term.perturb == "views":
+                inputs[name] = term.objective.views(batch["image"], batch)
+
+        training = getattr(self.attack, "batch_norm", "inference") == "training"
+        constant = batch
+        for name, term in maximised.items():
+            views = _look(name, term, inputs, batch)
+            passes = Passes(self.backbone, self.classifier, training)
+            constant = term.objective.before_attack(passes, views, constant)
+
+        def loss_fn(perturbed):
+            passes = Passes(self.backbone, self.classifier, training)
+            views = {n: _look(n, t, perturbed, constant) for n, t in maximised.items()}
+            if self.one_pass:
+                passes.together(list(views.values()))
+            return tf.add_n(
+                [
+                    term.attack_weight
+                    * term.objective.loss(passes, views[name], constant)
+                    for name, term in maximised.items()
+                ]
+            )
+
+        return loss_fn, inputs
+
+    def _views(self, batch: Batch, examples: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        """What each term looks at in the update."""
+        clean = {"image": batch["image"]}
+        views = {}
+        for name, term in self.terms.items():
+            inputs = examples[term.example] if term.example else clean
+            views[name] = _look(name, term, inputs, batch)
+        return views
+
+    def _averaged(self) -> list:
+        """The variables that the exported model is made of."""
+        parts = [self.backbone, self.classifier] if self.classifier else [self.backbone]
+        return [variable for part in parts for variable in part.weights]
+
+    def _average(self) -> None:
+        for average, variable in zip(self.averages, self._averaged(), strict=True):
+            change = tf.convert_to_tensor(variable) - average
+            average.assign_add((1 - self.ema_decay) * change)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Puts the averages in place of the weights for a while, if there are any."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        if self.ema_decay is None:
+            return
+        for average, variable in zip(self.averages, self._averaged(), strict=True):
+            value = variable.numpy()
+            variable.assign(average.numpy())
+            average.assign(value)
+
+
+def _look(name: str, term: Term, inputs: Mapping[str, Any], batch: Batch) -> tf.Tensor:
+    if term.perturb == "views" and name in inputs:
+        return inputs[name]
+    return term.objective.views(inputs["image"], batch)
+
+
+def _named(terms: Sequence[Term], attack: Any) -> dict[str, Term]:
+    """Names terms by objective and, where that is not enough, by example.
+
+    Raises:
+      UserError: Two terms are alike, an example is searched for by nobody, or there is
+        no attack to find it.
+    """
+    if not terms:
+        raise UserError("there are no terms: nothing to train")
+    count: dict[str, int] = {}
+    for term in terms:
+        count[term.objective.name] = count.get(term.objective.name, 0) + 1
+    named = {}
+    for term in terms:
+        name = term.objective.name
+        if count[name] > 1:
+            name = f"{name}_{term.example or 'clean'}"
+        if name in named:
+            raise UserError(f"two terms are called {name}: join them by their weights")
+        named[name] = term
+    for example in {term.example for term in terms if term.example}:
+        if attack is None:
+            raise UserError(f"a term names the example {example!r}: set ATTACK")
+        if not any(t.attack_weight for t in terms if t.example == example):
+            raise UserError(
+                f"no term with an attack_weight searches for the example {example!r}"
+            )
+    return named
