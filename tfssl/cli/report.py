@@ -1,0 +1,53 @@
+"""Turns evaluated runs into tables and curves.
+
+  bin/report RUN_DIR [RUN_DIR ...] --out DIR [--baseline NAME]
+
+RUN_DIR is a run's directory, or one that holds runs at any depth. Nothing is measured
+here: what bin/evaluate has finished is put together, runs of the same name as seeds of
+one row. In DIR are written
+
+  rows.csv           every number and where it comes from, for plots of your own
+  table.csv|md|tex   one row per run, one column per epsilon or severity, in percent
+  curve-*.png        the same as curves
+
+and with --baseline NAME, the name of the run to compare with,
+
+  differences.csv|md|tex   each run minus the baseline, and where that changes sign
+  differences-*.png        the same as curves
+
+"45.2 ± 0.3" is mean and sample standard deviation over seeds, "45.2 [43.1, 47.3]" one
+seed with its 95 % interval over the examples. A dash is what was not measured, or not
+comparably; below the table stands why. The same results give the same files, byte for
+byte.
+
+Examples:
+
+  bin/report runs --out report
+  bin/report runs/at runs/at_rotation --out report --baseline at
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from tfssl.cli import app
+from tfssl.reporting import report
+from tfssl.types import UserError
+
+OUT = flags.DEFINE_string("out", None, "The folder to write to.")
+BASELINE = flags.DEFINE_string("baseline", None, "Name of the run to compare with.")
+
+
+def main(folders: list[str]) -> None:
+    """The program, after its flags are parsed."""
+    if not folders:
+        raise UserError("no run directories given; see --help")
+    if not OUT.value:
+        raise UserError("--out is missing: the folder to write the report to")
+    print(report.write(folders, OUT.value, BASELINE.value))
+    print(f"written to {OUT.value}")
+
+
+def run() -> None:
+    """The console script."""
+    app.run(main, __doc__, arguments=True)

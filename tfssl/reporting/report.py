@@ -1,0 +1,58 @@
+"""The report on some runs: a folder of tables and pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tfssl.reporting import differences, plots, rows, summaries, tables
+
+
+def write(
+    folders: Sequence[str | Path], out: str | Path, baseline: str | None = None
+) -> str:
+    """Writes the tables and curves of all finished cells; see `bin/report --help`.
+
+    Args:
+      folders: Run directories, or directories of such.
+      out: Is made if needed. Files of the same names are replaced.
+      baseline: Name of the run to subtract from the others.
+
+    Returns:
+      The tables as plain text.
+
+    Raises:
+      UserError: There is nothing to report, cells contradict each other, or no run is
+        called `baseline`.
+    """
+    measured = rows.read(folders)
+    kinds = {"table": summaries.summarise(measured)}
+    if baseline:
+        kinds["differences"] = differences.differences(measured, baseline)
+
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    measured.to_csv(out / "rows.csv", index=False, lineterminator="\n")
+    text = []
+    for kind, found in kinds.items():
+        pages = [tables.table(summary) for summary in found]
+        text.append(tables.to_text(pages))
+        for ending, page in (
+            ("csv", tables.to_csv(pages)),
+            ("md", tables.to_markdown(pages)),
+            ("tex", tables.to_latex(pages)),
+        ):
+            (out / f"{kind}.{ending}").write_text(page, encoding="utf-8", newline="\n")
+        for summary in found:
+            # A single strength makes no curve.
+            if len(summary.strengths) > 1 and summary.runs:
+                plots.save(summary, out / _picture(kind, summary))
+    return "\n".join(text)
+
+
+def _picture(kind: str, summary: summaries.Summary) -> str:
+    """For instance 'curve-digits-test-pgd20-linf-accuracy.png'."""
+    name = "curve" if kind == "table" else kind
+    parts = [name] + [getattr(summary, part) for part in summaries.GROUP]
+    return re.sub(r"[^\w.-]+", "_", "-".join(parts)) + ".png"
