@@ -1,0 +1,225 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfssl.evaluation import results
+from tfssl.evaluation.evaluate import evaluate
+from tfssl.evaluation.evaluators import AttackCurve, Clean
+from tfssl.types import Row, UserError
+
+GRID = ["0", "8/255", "24/255"]
+
+
+@pytest.fixture
+def run(tmp_path, model_path, dataset, attack):
+    """Evaluates into a folder; what is not said is as always."""
+
+    def run(folder, epsilons=GRID, model=model_path, **kwargs):
+        evaluators = [Clean(), AttackCurve(attack, epsilons, "sign")]
+        return evaluate(
+            tmp_path / folder,
+            model,
+            dataset,
+            kwargs.pop("evaluators", evaluators),
+            batch_size=64,
+            **kwargs,
+        )
+
+    return run
+
+
+def _contents(folder):
+    """What a folder of results says, times aside."""
+    contents = {}
+    for path in sorted(folder.rglob("*.*")):
+        contents[path.relative_to(folder)] = path.read_bytes()
+        if path.suffix == ".json":
+            cell = json.loads(path.read_text())
+            assert cell.pop("seconds") > 0
+            contents[path.relative_to(folder)] = json.dumps(cell)
+    return contents
+
+
+def test_rows_and_files(run, tmp_path):
+    rows = run("a")
+    assert [(r.evaluator, r.strength, r.perturbation) for r in rows] == [
+        ("clean", 0, "none"),
+        ("sign", 0, "linf"),
+        ("sign", 8 / 255, "linf"),
+        ("sign", 24 / 255, "linf"),
+    ]
+    for row in rows:
+        assert (row.run, row.seed, row.dataset) == ("a", 0, "fake_digits")
+        assert (row.split, row.metric, row.n) == ("test", "accuracy", 230)
+        assert row.low < row.value < row.high
+        name = "clean" if row.evaluator == "clean" else f"epsilon_{row.strength!r}"
+        folder = tmp_path / "a" / "results" / row.evaluator
+        cell = json.loads((folder / f"{name}.json").read_text())
+        assert cell["row"] == vars(row)
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+            assert arrays["correct"].mean() == row.value
+            np.testing.assert_array_equal(arrays["ids"], 1000 + 3 * np.arange(230))
+    assert rows[0].value == rows[1].value > rows[2].value > rows[3].value
+
+
+class _Kill(BaseException):
+    pass
+
+
+def test_killed_at_any_write_and_resumed(run, tmp_path, attack, monkeypatch):
+    evaluators = [AttackCurve(attack, GRID, "sign")]
+    rows = run("a", evaluators=evaluators)
+    whole = _contents(tmp_path / "a" / "results")
+    write = results.write
+    for survive in range(6):  # Three cells of two files.
+        folder = tmp_path / f"killed_{survive}"
+        folder.mkdir()
+        # Named as the undisturbed run, so that the rows can be the same.
+        manifest = (tmp_path / "a" / "manifest.json").read_bytes()
+        (folder / "manifest.json").write_bytes(manifest)
+        writes = iter(range(survive))
+
+        def dying(path, data, writes=writes):
+            if next(writes, None) is None:
+                raise _Kill
+            write(path, data)
+
+        monkeypatch.setattr(results, "write", dying)
+        with pytest.raises(_Kill):
+            run(folder, evaluators=evaluators)
+        monkeypatch.setattr(results, "write", write)
+        assert run(folder, evaluators=evaluators) == rows
+        assert _contents(folder / "results") == whole
+
+
+def test_a_finished_evaluation_measures_nothing(run, attack, monkeypatch):
+    rows = run("a")
+    monkeypatch.setattr(type(attack), "perturb", None)
+    assert run("a") == rows
+
+
+def test_a_grid_can_be_continued_and_shortened(run, attack):
+    rows = run("a")
+    assert run("a", epsilons=GRID[:2]) == rows[:3]
+    assert run("a", epsilons=[*GRID, "1"])[:4] == rows
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda cell: cell.with_suffix(".json").write_text("{"),
+        lambda cell: cell.with_suffix(".json").write_text("[]"),
+        lambda cell: cell.with_suffix(".json").unlink(),
+        lambda cell: cell.with_suffix(".npz").write_bytes(b""),
+        lambda cell: cell.with_suffix(".npz").unlink(),
+        lambda cell: cell.with_suffix(".npz").write_bytes(
+            cell.with_suffix(".npz").read_bytes()[:-30]
+        ),
+        lambda cell: np.savez(
+            cell.with_suffix(".npz"),
+            ids=1000 + 3 * np.arange(230),
+            correct=np.zeros(230, bool),
+        ),
+    ],
+)
+def test_a_damaged_cell_is_measured_again(run, tmp_path, damage):
+    rows = run("a", evaluators=[Clean()])
+    folder = tmp_path / "a" / "results"
+    whole = _contents(folder)
+    damage(folder / "clean" / "clean.json")
+    assert _contents_differ(folder, whole)
+    assert run("a", evaluators=[Clean()]) == rows
+    assert _contents(folder) == whole
+
+
+def _contents_differ(folder, whole):
+    try:
+        return _contents(folder) != whole
+    except (ValueError, TypeError):
+        return True
+
+
+def test_another_configuration_is_refused(run, tmp_path, make_model, attack, dataset):
+    run("a")
+    before = _contents(tmp_path / "a" / "results")
+
+    def refused(what, **kwargs):
+        with pytest.raises(UserError, match=f"another {what}: choose") as caught:
+            run("a", **kwargs)
+        assert "delete" in str(caught.value)
+
+    refused("seed", seed=1)
+    refused("epsilons", epsilons=["0", "4/255", "8/255", "24/255"])
+    other = make_model()
+    other.layers[-1].bias.assign_add([1e-3] * 10)
+    other.save(tmp_path / "other.keras")
+    refused("model", model=tmp_path / "other.keras")
+    attack.steps = 3
+    refused("attack")
+    del attack.steps
+    attack.ball.radius = 0.1  # Settings within settings count.
+    refused("attack")
+    del attack.ball.radius
+    dataset.fingerprint = {"name": "fake_digits", "size": 231}
+    refused("dataset")
+    assert _contents(tmp_path / "a" / "results") == before
+
+
+def test_the_manifest_names_the_run(run, tmp_path):
+    (tmp_path / "a").mkdir()
+    manifest = tmp_path / "a" / "manifest.json"
+    manifest.write_text('{"name": "at_rotation", "seed": 3, "epsilon": "8/255"}')
+    (row,) = run("a", evaluators=[Clean()])
+    assert (row.run, row.seed) == ("at_rotation", 3)
+    manifest.write_text("{}")
+    with pytest.raises(UserError, match="does not say the run's name"):
+        run("a")
+
+
+def test_two_replicas_equal_one(run):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert [(r.value, r.low) for r in run("one")] == [
+        (r.value, r.low) for r in run("two", strategy=strategy)
+    ]
+
+
+def test_names_must_differ(run):
+    for evaluators in ([], [Clean(), Clean()]):
+        with pytest.raises(UserError, match="distinct names"):
+            run("a", evaluators=evaluators)
+
+
+def test_describe():
+    class Ball:
+        def __init__(self):
+            self.radius = 0.1
+            self._graph = object()
+
+    described = results.describe(
+        {
+            1: Ball(),
+            "goal": test_describe,
+            "n": np.int64(3),
+            "f": (np.float64(0.5), None),
+        }
+    )
+    assert json.loads(json.dumps(described)) == described
+    assert described["1"]["radius"] == "0.1"
+    assert described["1"]["class"].endswith("test_describe.<locals>.Ball")
+    assert set(described["1"]) == {"class", "radius"}
+    assert described["goal"].endswith(".test_describe")
+    assert described["n"] == 3
+    assert described["f"] == ["0.5", None]
+    with pytest.raises(TypeError, match="no settings"):
+        results.describe(object())
+
+
+def test_table():
+    row = Row(
+        "r", 0, "d", "test", "pgd", "linf", 8 / 255, "accuracy", 0.5, 9, 0.25, 0.75
+    )
+    header, line = results.table([row]).splitlines()
+    assert header.split()[:3] == ["evaluator", "perturbation", "strength"]
+    assert " ".join(line.split()) == "pgd linf 8/255 50.00 25.00 - 75.00 9"

@@ -1,0 +1,87 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from tfssl import config
+from tfssl.cli import evaluate as program
+from tfssl.types import UserError
+
+
+@pytest.fixture
+def call():
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+    def call(**values):
+        with flagsaver.flagsaver(**{k: v for k, v in values.items() if v is not None}):
+            program.main()
+
+    return call
+
+
+@pytest.fixture
+def data_file(tmp_path):
+    path = tmp_path / "data.gin"
+    path.write_text("DATASET = @FakeDigits()")
+    return str(path)
+
+
+def test_a_foreign_model(call, data_file, model_path, tmp_path, capsys):
+    run_dir = str(tmp_path / "foreign")
+    call(
+        model=str(model_path),
+        run_dir=run_dir,
+        gin_file=[data_file, "evaluation/fgsm_linf.gin"],
+        gin_param=["fgsm_linf/AttackCurve.epsilons = ['0', '4/255']"],
+    )
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.startswith("evaluator")
+    assert [line.split()[0] for line in lines] == ["clean", "fgsm_linf", "fgsm_linf"]
+
+    # The saved configuration says it all.
+    written = Path(run_dir) / "results" / "fgsm_linf"
+    before = {path: path.stat().st_mtime_ns for path in written.iterdir()}
+    saved = f"{run_dir}/results/config.gin"
+    call(model=str(model_path), run_dir=run_dir, gin_file=[saved])
+    assert capsys.readouterr().out.splitlines() == [header, *lines]
+    assert {path: path.stat().st_mtime_ns for path in written.iterdir()} == before
+
+
+def test_a_training_run(call, data_file, model_path, tmp_path, capsys):
+    config.parse([data_file])
+    (tmp_path / "config.gin").write_text(config.text())
+    call(run_dir=str(tmp_path))  # The model's folder; model.keras is there.
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("pgd20_linf") for line in lines) == 6
+
+
+def test_what_is_missing_is_said(call, data_file, model_path, tmp_path):
+    with pytest.raises(UserError, match="--run_dir is missing"):
+        call(run_dir=None)
+    with pytest.raises(UserError, match="no finished training run"):
+        call(run_dir=str(tmp_path / "none"))
+    with pytest.raises(UserError, match="needs to be told the data"):
+        call(run_dir=str(tmp_path / "none"), model=str(model_path))
+    with pytest.raises(UserError, match="EVALUATORS"):
+        call(
+            run_dir=str(tmp_path / "none"),
+            model=str(model_path),
+            gin_file=[data_file, "runs/evaluate.gin"],
+        )
+
+
+def test_an_error_is_one_line(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "bin/evaluate", "--run_dir", tmp_path / "none"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1

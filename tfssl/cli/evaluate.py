@@ -1,0 +1,70 @@
+r"""Measures a saved model: accuracy on clean and on attacked images.
+
+A run of bin/train, on the data it was trained on:
+
+  bin/evaluate --run_dir runs/at
+  bin/evaluate --run_dir runs/at --gin_file evaluation/pgd20_l2.gin
+
+A Keras model from elsewhere, which takes images in [0, 1] and returns logits:
+
+  bin/evaluate --model resnet.keras --run_dir runs/resnet \
+    --gin_file data/cifar10.gin --gin_file evaluation/pgd20_linf.gin
+
+Other epsilons, more images at a time:
+
+  bin/evaluate --run_dir runs/at --gin_file evaluation/pgd20_linf.gin \
+    --gin_param "pgd20_linf/AttackCurve.epsilons = ['0', '1/255']" \
+    --gin_param "evaluate.batch_size = 1000"
+
+The shipped evaluations are the files in gin/evaluation/; give one at a time. Each
+number goes to <run_dir>/results/<evaluator>/ once it is measured, so that the same
+command goes on where it was interrupted, and one that has finished prints its table.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import flags
+
+from tfssl import config
+from tfssl.cli import app
+from tfssl.types import UserError
+
+MODEL = flags.DEFINE_string(
+    "model", None, "A .keras file, instead of the model in --run_dir."
+)
+
+
+def main() -> None:
+    """Parses the configuration, measures, prints the table."""
+    run_dir = Path(app.required_run_dir())
+    files = list(app.GIN_FILE.value)
+    model = MODEL.value
+    if model is None:
+        model = run_dir / "model.keras"
+        if not model.is_file() or not (run_dir / "config.gin").is_file():
+            raise UserError(
+                f"{run_dir} holds no finished training run (model.keras, config.gin):"
+                " train it first, or give --model"
+            )
+        files = [run_dir / "config.gin", *(files or ["evaluation/pgd20_linf.gin"])]
+    elif not files:
+        raise UserError(
+            "--model needs to be told the data and the evaluation, for instance"
+            " --gin_file data/cifar10.gin --gin_file evaluation/pgd20_linf.gin"
+        )
+    # Behind the flags' checks: importing TensorFlow takes seconds.
+    from tfssl.evaluation import results
+    from tfssl.evaluation.evaluate import evaluate
+
+    config.parse(files, app.GIN_PARAM.value)
+    app.make_folder(run_dir / "results")
+    rows = evaluate(run_dir, model)
+    results.write(run_dir / "results" / "config.gin", config.text().encode())
+    print(results.table(rows))
+
+
+def run() -> None:
+    """The program."""
+    app.run(main, __doc__)

@@ -1,0 +1,127 @@
+"""What an evaluator measures: one classifier on the examples of one split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from tfssl import distribute
+from tfssl.evaluation.classifier import Classifier
+from tfssl.types import UserError
+
+
+class Subject:
+    """A classifier and a split, on the replicas of the strategy in scope.
+
+    Args:
+      classifier: Its variables live under that strategy.
+      dataset: A data set, see the design page.
+      split: 'train', 'validation' or 'test'.
+      batch_size: Examples at a time, over all replicas. Results do not depend on it.
+      seed: All random draws of an example are a function of it and the example's id.
+
+    Raises:
+      UserError: The classifier does not fit the data set, the split is empty, or the
+        batch cannot be shared equally by the replicas.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        dataset: Any,
+        split: str,
+        batch_size: int,
+        seed: int,
+    ):
+        classifier.check_fit(dataset)
+        self.ids = np.asarray(dataset.ids(split))
+        if not len(self.ids):
+            raise UserError(f"{dataset.name} has no examples in split {split!r}")
+        if batch_size < 1 or batch_size % distribute.replicas():
+            raise UserError(
+                f"batch_size {batch_size} must be a positive multiple of the number"
+                f" of devices, {distribute.replicas()}"
+            )
+        self._dataset = dataset
+        self._split = split
+        self._batch_size = batch_size
+        self._seed = seed
+        self._strategy = tf.distribute.get_strategy()
+        # One bound method for good: cleverhans keeps a graph per callable.
+        self._logits = classifier.logits
+        self._graphs = {}
+
+    def map(
+        self,
+        function: Callable,
+        *arguments: Any,
+        keep: np.ndarray | None = None,
+        eager: bool = False,
+        label: str | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Calls `function(logits, batch, *arguments)` on all or some examples.
+
+        The examples are packed into full batches. A graph is traced at the first call
+        with a function and kept; pass it the same function again, and tensors.
+
+        Args:
+          function: Runs on each replica; from a batch to a dict of tensors [b, ...].
+          *arguments: Further arguments, the same for each batch.
+          keep: [n] bool, the positions to visit; all if None. At least one.
+          eager: Call the function outside of graphs.
+          label: Of the progress bar, which is shown on a terminal; no bar if None.
+
+        Returns:
+          The function's results for the visited examples, in the split's order.
+        """
+        ids = self.ids if keep is None else self.ids[keep]
+        batches = self._strategy.experimental_distribute_dataset(
+            self._dataset.eval_batches(
+                self._split, self._batch_size, self._seed, keep=keep
+            )
+        )
+        bar = tqdm.tqdm(
+            batches,
+            desc=label,
+            total=-(-len(ids) // self._batch_size),
+            leave=False,
+            disable=None if label else True,  # None: on a terminal only.
+        )
+        run = self._graph(function, eager)
+        parts = [
+            {name: value.numpy() for name, value in run(batch, *arguments).items()}
+            for batch in bar
+        ]
+        found = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+        real = found["id"] >= 0
+        found = {name: value[real] for name, value in found.items()}
+        if not np.array_equal(found.pop("id"), ids):
+            raise RuntimeError(
+                f"{self._dataset.name} gave other examples than it has listed"
+            )
+        return found
+
+    def first_batch(self) -> dict[str, np.ndarray]:
+        """The first batch of the split, without padding."""
+        batches = self._dataset.eval_batches(
+            self._split, self._batch_size, self._seed, keep=None
+        )
+        batch = next(batches.as_numpy_iterator())
+        return {name: value[batch["id"] >= 0] for name, value in batch.items()}
+
+    def _graph(self, function: Callable, eager: bool) -> Callable:
+        if function not in self._graphs:
+
+            def on_replica(batch, *arguments):
+                return {"id": batch["id"], **function(self._logits, batch, *arguments)}
+
+            def run(batch, *arguments):
+                results = self._strategy.run(on_replica, (batch, *arguments))
+                return distribute.concatenate(self._strategy, results)
+
+            self._graphs[function] = run if eager else tf.function(run)
+        return self._graphs[function]
