@@ -42,7 +42,8 @@ def run(main: Callable[..., None], doc: str, arguments: bool = False) -> None:
             else:
                 main()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            # Gin appends lines that say which call the error came from.
+            print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)
