@@ -35,3 +35,10 @@ def _clear_gin():
     gin.clear_config()
     yield
     gin.clear_config()
+
+
+@pytest.fixture(scope="session")
+def two_replicas():
+    """One for all tests: TensorFlow confuses the reductions of several strategies that
+    one process makes on the same devices."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

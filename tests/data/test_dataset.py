@@ -147,13 +147,12 @@ def test_augmentation_is_per_example_and_drawn_from_its_seed():
         np.testing.assert_array_equal(image, expected)
 
 
-def test_two_replicas_get_the_batch_in_two_halves():
+def test_two_replicas_get_the_batch_in_two_halves(two_replicas):
     data = digits(num_examples=90)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     batches = data.train_batches(16, seed=1)
-    shares = strategy.experimental_distribute_dataset(batches)
+    shares = two_replicas.experimental_distribute_dataset(batches)
     for batch, share in zip(take(batches, 7), shares, strict=False):
-        halves = strategy.experimental_local_results(share["id"])
+        halves = two_replicas.experimental_local_results(share["id"])
         np.testing.assert_array_equal(batch["id"], np.concatenate(halves))
 
 

@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tfssl.evaluation import results
 from tfssl.evaluation.evaluate import evaluate
@@ -178,10 +177,9 @@ def test_the_manifest_names_the_run(run, tmp_path):
         run("a")
 
 
-def test_two_replicas_equal_one(run):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+def test_two_replicas_equal_one(run, two_replicas):
     assert [(r.value, r.low) for r in run("one")] == [
-        (r.value, r.low) for r in run("two", strategy=strategy)
+        (r.value, r.low) for r in run("two", strategy=two_replicas)
     ]
 
 

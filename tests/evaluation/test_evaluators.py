@@ -87,11 +87,11 @@ def test_results_do_not_depend_on_the_batch_but_on_the_seed(
 
 
 @pytest.mark.parametrize("eager", [False, True])
-def test_two_replicas_equal_one(make_model, dataset, attack, eager):
+def test_two_replicas_equal_one(make_model, dataset, attack, eager, two_replicas):
     attack.eager = eager
     evaluator = AttackCurve(attack, GRID, "sign")
     curve = measure(evaluator, make_model(), dataset)
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with two_replicas.scope():
         np.testing.assert_array_equal(
             measure(evaluator, make_model(), dataset, 62), curve
         )

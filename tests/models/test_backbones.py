@@ -234,11 +234,11 @@ def test_saved_model_needs_only_keras(tmp_path):
     np.testing.assert_array_equal(model(image), loaded(image))
 
 
-def test_two_replicas_normalise_over_the_global_batch(tmp_path):
+def test_two_replicas_normalise_over_the_global_batch(tmp_path, two_replicas):
     # The replicas' images differ in mean and contrast, so that local statistics would.
     image = np.concatenate([_images((4, 8, 8, 1)), 0.2 * _images((4, 8, 8, 1), 1)])
     one = resnet((8, 8, 1), (1, 1), width=4)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_replicas
     with strategy.scope():
         two = resnet((8, 8, 1), (1, 1), width=4)
     two.set_weights(one.get_weights())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from logging import WARNING
 from pathlib import Path
 
 # Before TensorFlow is imported: it would greet every run with a screen of notices.
@@ -34,6 +35,7 @@ def run(main: Callable[..., None], doc: str, arguments: bool = False) -> None:
 
     def checked(argv: list[str]) -> int:
         logging.set_verbosity(logging.INFO)
+        logging.get_absl_handler().addFilter(_worth_saying)
         try:
             if arguments:
                 main(argv[1:])
@@ -52,6 +54,11 @@ def run(main: Callable[..., None], doc: str, arguments: bool = False) -> None:
 
     sys.modules["__main__"].__doc__ = doc  # What absl prints for --help.
     app.run(checked)
+
+
+def _worth_saying(record) -> bool:
+    """Our own words, and others' warnings: TFDS narrates each file it opens."""
+    return record.levelno >= WARNING or "tfssl" in Path(record.pathname).parts
 
 
 def required_run_dir() -> str:

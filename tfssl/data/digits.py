@@ -21,6 +21,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    embedded = True  # See `prepared.builder`.
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(

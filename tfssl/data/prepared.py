@@ -22,7 +22,8 @@ def builder(name: str) -> tfds.core.DatasetBuilder:
 
     Looks in `$TFDS_DATA_DIR` (~/tensorflow_datasets if not set), then in the cache
     directory, which stands in where the first cannot be written. What is in neither is
-    downloaded and prepared. Several processes may do so at the same time.
+    downloaded and prepared. Several processes may do so at the same time. Builders with
+    `embedded = True` need no download and are kept in the cache directory alone.
 
     Args:
       name: Name and version as TFDS writes them, 'cifar10:3.0.2' or
@@ -34,7 +35,9 @@ def builder(name: str) -> tfds.core.DatasetBuilder:
     """
     first = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     first = pathlib.Path(first).expanduser()
-    places = [first, cache_dir() / "data"]
+    cache = cache_dir() / "data"
+    embedded = getattr(_builder(name, cache), "embedded", False)
+    places = [cache] if embedded else [first, cache]
     for place in places:
         found = _builder(name, place)
         if found.data_path.exists():
@@ -42,7 +45,7 @@ def builder(name: str) -> tfds.core.DatasetBuilder:
     place = next((p for p in places if _writable(p)), None)
     if place is None:
         raise UserError(
-            f"{name} is not in {first} and neither that nor {places[1]} can be written:"
+            f"{name} is not in {first} and neither that nor {cache} can be written:"
             " set TFDS_DATA_DIR to where the data are or may go"
         )
     logging.warning(

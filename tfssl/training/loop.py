@@ -24,6 +24,9 @@ from tfssl.training.selection import Selection
 from tfssl.training.trainer import Trainer
 from tfssl.types import UserError
 
+# Where there is no progress bar, the longest time without a line in the log.
+_QUIET_SECONDS = 60
+
 
 @gin.configurable(module="tfssl", denylist=["run_dir"])
 def train(
@@ -93,6 +96,9 @@ def train(
     if patience and not select:
         raise UserError("patience needs train.select, the number that must improve")
 
+    if epochs < 1:
+        raise UserError(f"epochs is {epochs}: a run has at least one")
+
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(seed)
@@ -122,6 +128,7 @@ def train(
         model.optimizer.build(model.trainable_variables)
         exported = model.exported()
 
+    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(run_dir / "checkpoints", _variables(model))
     first_step = checkpoints.restore()
     if first_step:
@@ -158,7 +165,7 @@ def train(
         return not step % every or not step % steps_per_epoch or step == last_step
 
     logs: list[Mapping[str, tf.Tensor]] = []
-    since = time.perf_counter()
+    since = said = time.perf_counter()
     bar = tqdm(
         total=last_step,
         initial=first_step,
@@ -171,6 +178,9 @@ def train(
         logs.append(train_step(next(batches)))
         bar.update()
         if not is_tick(step):
+            if bar.disable and time.perf_counter() - said > _QUIET_SECONDS:
+                said = time.perf_counter()
+                logging.info("%s step %d/%d", name, step, last_step)
             continue
 
         row = {"step": step, "epoch": step / steps_per_epoch}

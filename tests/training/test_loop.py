@@ -1,0 +1,256 @@
+"""The loop: resuming, guards, selection, on the digits."""
+
+import csv
+import functools
+import json
+
+import gin
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfssl.attacks.balls import Linf
+from tfssl.attacks.pgd import PGD
+from tfssl.data import digits  # noqa: F401  registers the data set
+from tfssl.data.augmentation import PadCrop
+from tfssl.data.dataset import Dataset
+from tfssl.models.resnet import resnet
+from tfssl.objectives.classification import Classification
+from tfssl.objectives.rotation import Rotation
+from tfssl.training import loop, optimizers, schedules
+from tfssl.training.term import Term
+from tfssl.training.trainer import Trainer
+from tfssl.types import UserError
+
+STEPS_PER_EPOCH = 4
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return Dataset("digits:1.0.0", validation=100, num_examples=130)
+
+
+@pytest.fixture
+def train(dataset):
+    def run(run_dir, **settings):
+        terms = [
+            Term(Classification(), 1.0, "adv", 1.0),
+            Term(Rotation(), 0.5, "adv", 0.5),
+        ]
+        defaults = {
+            "name": "test",
+            "dataset": dataset,
+            "augment": [PadCrop(1)],
+            "backbone": functools.partial(resnet, blocks=(1,), width=4),
+            "terms": terms,
+            "attack": PGD(Linf(), 0.1, steps=2),
+            "optimizer": optimizers.sgd,
+            "schedule": schedules.one_cycle,
+            "learning_rate": 0.05,
+            "epochs": 2,
+            "batch_size": 32,
+            "trainer": functools.partial(Trainer, ema_decay=0.9),
+        }
+        loop.train(run_dir, **{**defaults, **settings})
+
+    return run
+
+
+def weights(run_dir):
+    return keras.saving.load_model(run_dir / "model.keras").get_weights()
+
+
+def metrics(run_dir):
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        del row["images_per_second"]
+    return rows
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(step, monkeypatch):
+    """Makes the loop die while it handles the batch of a step."""
+    count = 0
+
+    def progress(self):
+        nonlocal count
+        count += 1
+        if count == step:
+            raise Killed
+
+    monkeypatch.setattr(loop.tqdm, "update", progress)
+
+
+@pytest.mark.parametrize("step", [3, 5])
+def test_resumed_run_equals_undisturbed_run(train, tmp_path, monkeypatch, step):
+    train(tmp_path / "whole", log_every=2)
+    with monkeypatch.context() as patch:
+        killed_at(step, patch)
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", log_every=2)
+    assert not (tmp_path / "killed" / "model.keras").exists()
+    train(tmp_path / "killed", log_every=2)
+    for got, want in zip(
+        weights(tmp_path / "killed"), weights(tmp_path / "whole"), strict=True
+    ):
+        np.testing.assert_allclose(got, want, atol=1e-6)
+    assert len(metrics(tmp_path / "killed")) == 4
+    for got, want in zip(
+        metrics(tmp_path / "killed"), metrics(tmp_path / "whole"), strict=True
+    ):
+        assert got.keys() == want.keys()
+        for name, value in want.items():
+            assert float(got[name]) == pytest.approx(float(value), rel=1e-4), name
+
+
+def test_seed_decides(train, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(tmp_path / name, seed=seed, epochs=1)
+    a, b, c = (weights(tmp_path / name)[0] for name in "abc")
+    np.testing.assert_allclose(a, b, atol=1e-6)
+    assert not np.allclose(a, c, atol=1e-3)
+
+
+def test_finished_run_is_not_trained_again(train, tmp_path):
+    train(tmp_path, epochs=1)
+    before = (tmp_path / "model.keras").stat().st_mtime_ns
+    train(tmp_path, epochs=1)
+    assert (tmp_path / "model.keras").stat().st_mtime_ns == before
+
+
+def test_corrupt_checkpoint_falls_back_and_says_so(
+    train, tmp_path, monkeypatch, caplog
+):
+    train(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        killed_at(2 * STEPS_PER_EPOCH, patch)
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", log_every=2)
+    data = sorted((tmp_path / "killed/checkpoints").glob("*-6.data*"))
+    assert len(data) == 1
+    data[0].write_bytes(data[0].read_bytes()[:100])
+    with caplog.at_level("WARNING", logger="absl"):
+        train(tmp_path / "killed", log_every=2)
+    assert "cannot be read" in caplog.text
+    for got, want in zip(
+        weights(tmp_path / "killed"), weights(tmp_path / "whole"), strict=True
+    ):
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_no_readable_checkpoint_is_an_error(train, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        killed_at(STEPS_PER_EPOCH + 1, patch)
+        with pytest.raises(Killed):
+            train(tmp_path)
+    for data in (tmp_path / "checkpoints").glob("*.data*"):
+        data.write_bytes(b"")
+    with pytest.raises(UserError, match="none of the checkpoints"):
+        train(tmp_path)
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(train, tmp_path):
+    """The loss of the rotation term is NaN from the step after the first epoch."""
+
+    class Breaks(Rotation):
+        def loss(self, forward, views, batch):
+            loss = super().loss(forward, views, batch)
+            # The counter moves once a step: the term is in the update alone.
+            late = counter.assign_add(1) > STEPS_PER_EPOCH + 2
+            return tf.where(late, tf.constant(np.nan), loss)
+
+    counter = tf.Variable(0)
+    with pytest.raises(UserError) as error:
+        train(tmp_path, terms=[Term(Classification()), Term(Breaks())], attack=None)
+    message = str(error.value).splitlines()[0]
+    assert "loss/rotation became nan at step 7" in message
+    assert "checkpoint of step 4" in message
+    assert not (tmp_path / "model.keras").exists()
+
+
+class Scripted:
+    """A validation that says what it was told to, and remembers the weights."""
+
+    def __init__(self, values):
+        self.values = list(values)
+        self.seen = []
+
+    def __call__(self, model, dataset):
+        self.seen.append([w.copy() for w in model.get_weights()])
+        return {"robust": self.values[len(self.seen) - 1]}
+
+
+def test_best_weights_are_exported(train, tmp_path):
+    validation = Scripted([0.1, 0.3, 0.2])
+    train(tmp_path, epochs=3, validation=validation, select="robust")
+    for got, want in zip(weights(tmp_path), validation.seen[1], strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert [row["validation/robust"] for row in metrics(tmp_path)] == [
+        *("0.1", "0.3", "0.2")
+    ]
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["selected_step"] == 2 * STEPS_PER_EPOCH
+
+
+def test_patience(train, tmp_path):
+    validation = Scripted([0.3, 0.2, 0.1, 0.9])
+    train(tmp_path, epochs=4, validation=validation, select="robust", patience=2)
+    assert len(validation.seen) == 3
+
+
+def test_two_replicas_train_as_one(train, tmp_path, two_replicas):
+    train(tmp_path / "one", epochs=1)
+    train(tmp_path / "two", epochs=1, strategy=lambda: two_replicas)
+    for got, want in zip(
+        weights(tmp_path / "two"), weights(tmp_path / "one"), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
+
+
+def test_manifest_says_what_was_run(train, tmp_path, dataset):
+    train(tmp_path, epochs=1)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["name"] == "test"
+    assert manifest["epsilon"] == 0.1
+    assert manifest["norm"] == "linf"
+    assert manifest["dataset"] == dataset.fingerprint
+    assert manifest["packages"]["keras"] == keras.__version__
+    assert manifest["finished"] >= manifest["started"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 131}, "larger than the training split"),
+        ({"select": "robust"}, "need a validation"),
+        ({"patience": 3, "validation": Scripted([1.0])}, "patience needs"),
+        (
+            {"select": "x", "validation": Scripted([1.0])},
+            "'x', but validation measures",
+        ),
+        ({"epochs": 0}, "epochs"),
+    ],
+)
+def test_bad_settings(train, tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        train(tmp_path, **settings)
+
+
+def test_batch_must_divide_by_replicas(train, tmp_path, two_replicas):
+    with pytest.raises(UserError, match="2 replicas"):
+        train(tmp_path, batch_size=33, strategy=lambda: two_replicas)
+
+
+def test_checkpoints_are_pruned(train, tmp_path):
+    train(tmp_path, log_every=1)
+    assert len(list((tmp_path / "checkpoints").glob("*.index"))) == 2
+
+
+def test_run_dir_is_never_a_gin_parameter():
+    with pytest.raises(ValueError, match="run_dir"):
+        gin.parse_config("train.run_dir = '/tmp'")

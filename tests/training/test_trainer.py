@@ -1,0 +1,284 @@
+"""The training step: replicas, numpy references, and what attacks must not touch."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfssl import distribute
+from tfssl.attacks.balls import L2, Linf
+from tfssl.attacks.pgd import PGD
+from tfssl.models.resnet import resnet
+from tfssl.objectives.classification import Classification
+from tfssl.objectives.jigsaw import Jigsaw
+from tfssl.objectives.kl import KL
+from tfssl.objectives.mart import BoostedCrossEntropy, WeightedKL
+from tfssl.objectives.rotation import Rotation
+from tfssl.training import optimizers
+from tfssl.training.term import Term
+from tfssl.training.trainer import Trainer
+from tfssl.types import UserError
+
+SHAPE, K, B = (8, 8, 3), 5, 8
+
+
+def attack(**settings):
+    return PGD(**{"ball": Linf(), "epsilon": "8/255", "steps": 3, **settings})
+
+
+def classify(**settings):
+    return Term(
+        Classification(), **{"example": "adv", "attack_weight": 1.0, **settings}
+    )
+
+
+METHODS = {
+    "standard": lambda: ([Term(Classification())], {}),
+    "adversarial": lambda: ([classify()], {}),
+    "rotation_clean": lambda: ([classify(), Term(Rotation(), 0.5)], {}),
+    "rotation_both": lambda: (
+        [classify(), Term(Rotation(), 0.5, "adv", 0.5)],
+        {"ema_decay": 0.9},
+    ),
+    "rotation_attack_only": lambda: ([classify(), Term(Rotation(), 0, "adv", 2.0)], {}),
+    "rotation_separate": lambda: (
+        [classify(), Term(Rotation(copies=4), 0.5, "ssl", 1.0, "views")],
+        {"one_pass": True},
+    ),
+    "jigsaw_both_l2": lambda: (
+        [classify(), Term(Jigsaw(grid=2, permutations=5), 1.0, "adv", 1.0)],
+        {"attack": attack(ball=L2(), epsilon=0.5)},
+    ),
+    "trades": lambda: ([Term(Classification()), Term(KL(), 6.0, "adv", 1.0)], {}),
+    "mart": lambda: (
+        [
+            Term(BoostedCrossEntropy(), 1.0, "adv"),
+            Term(WeightedKL(), 5.0, "adv"),
+            classify(weight=0.0),
+        ],
+        {},
+    ),
+    "attack_in_training_mode": lambda: (
+        [classify()],
+        {"attack": attack(batch_norm="training")},
+    ),
+}
+
+
+def build(terms, strategy=None, **settings):
+    with (strategy or tf.distribute.get_strategy()).scope():
+        keras.utils.set_random_seed(0)
+        trainer = Trainer(
+            resnet(SHAPE, blocks=(1, 1), width=4),
+            K,
+            terms,
+            **{"attack": attack(), **settings},
+        )
+        trainer.compile(optimizer=optimizers.sgd(0.1, weight_decay=0.01))
+        trainer.optimizer.build(trainer.trainable_variables)
+    return trainer
+
+
+def batches(count=1, seed=0):
+    rng = np.random.default_rng(seed)
+    n = count * B
+    return tf.data.Dataset.from_tensor_slices(
+        {
+            "image": rng.uniform(size=(n, *SHAPE)).astype(np.float32),
+            "label": rng.integers(0, K, n).astype(np.int32),
+            "id": np.arange(n),
+            "seed": rng.integers(0, 2**31 - 1, (n, 2)).astype(np.int32),
+        }
+    ).batch(B)
+
+
+def one_batch(seed=0):
+    return next(iter(batches(seed=seed)))
+
+
+def train(trainer, strategy, steps):
+    @tf.function(autograph=False)
+    def step(batch):
+        return distribute.add(strategy, strategy.run(trainer.train_step, (batch,)))
+
+    data = strategy.experimental_distribute_dataset(batches(steps))
+    return [{k: float(v) for k, v in step(batch).items()} for batch in data]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_replicas_equal_one(method, two_replicas):
+    """Logged values, weights, BatchNorm statistics, momentum and averages."""
+    one = tf.distribute.get_strategy()
+    results = []
+    for strategy in (one, two_replicas):
+        terms, settings = METHODS[method]()
+        trainer = build(terms, strategy, **settings)
+        logs = train(trainer, strategy, steps=3)
+        variables = [*trainer.weights, *trainer.optimizer.variables]
+        values = {v.path: v.numpy() for v in variables}
+        averages = getattr(trainer, "averages", [])
+        values |= {v.name: v.numpy() for v in averages}
+        results.append((logs, values))
+    (logs, values), (logs_two, values_two) = results
+    for want, got in zip(logs, logs_two, strict=True):
+        assert want.keys() == got.keys()
+        for name, value in want.items():
+            np.testing.assert_allclose(got[name], value, rtol=2e-4, err_msg=name)
+    assert values.keys() == values_two.keys()
+    for path, value in values.items():
+        np.testing.assert_allclose(
+            values_two[path], value, rtol=1e-3, atol=2e-5, err_msg=path
+        )
+
+
+def test_update_is_the_gradient_of_the_weighted_sum():
+    """Against the formula, written out: cross-entropy plus lambda times rotation."""
+    trainer = build([Term(Classification()), Term(Rotation(copies=4), 0.7)])
+    twin = build([Term(Classification()), Term(Rotation(copies=4), 0.7)])
+    batch = one_batch()
+    ce = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    turned = np.concatenate([np.rot90(batch["image"], k, (1, 2)) for k in range(4)])
+    with tf.GradientTape() as tape:
+        features = twin.backbone(batch["image"], training=True)
+        loss = ce(batch["label"], twin.classifier(features))
+        features = twin.backbone(turned, training=True)
+        rotation = ce(np.repeat(np.arange(4), B), twin.heads[0](features))
+        total = loss + 0.7 * rotation
+    variables = twin.trainable_variables
+    gradients = tape.gradient(total, variables)
+    logs = trainer.train_step(batch)
+    np.testing.assert_allclose(logs["loss"], total, rtol=1e-5)
+    np.testing.assert_allclose(logs["loss/rotation"], rotation, rtol=1e-5)
+    pairs = zip(variables, gradients, trainer.trainable_variables, strict=True)
+    for old, gradient, new in pairs:
+        decay = 0.01 * old.numpy() if old.path.endswith("kernel") else 0.0
+        want = old.numpy() - 0.1 * (gradient.numpy() + decay)
+        np.testing.assert_allclose(new, want, atol=2e-6, err_msg=old.path)
+
+
+def test_joint_example_maximises_the_sum():
+    """A shared example has a larger sum of losses than either example alone."""
+    batch = one_batch()
+
+    def losses(classify_weight, rotation_weight):
+        terms = [
+            Term(Classification(), 1.0, "adv", classify_weight),
+            Term(Rotation(), 1.0, "adv", rotation_weight),
+        ]
+        finder = attack(steps=10, random_start=False, epsilon="4/255")
+        trainer = build(terms, attack=finder)
+        logs = trainer.train_step(batch)
+        return logs["loss/classification"], logs["loss/rotation"]
+
+    both, first, second = losses(1, 1), losses(1, 0), losses(0, 1)
+    assert sum(both) > sum(first)
+    assert sum(both) > sum(second)
+    assert first[0] > both[0] > second[0]
+    assert second[1] > both[1] > first[1]
+
+
+def test_separate_copies_are_attacked_apart():
+    """Hendrycks 2019: the SSL term has no say in the classifier's example."""
+    batch = one_batch()
+    alone = build([classify()])
+    separate = build([classify(), Term(Rotation(copies=4), 0.5, "ssl", 1.0, "views")])
+    np.testing.assert_allclose(
+        separate.train_step(batch)["loss/classification"],
+        alone.train_step(batch)["loss/classification"],
+        rtol=1e-5,
+    )
+
+
+def test_trades_without_attack_is_standard_training():
+    """At epsilon 0 the divergence of a deterministic network is 0."""
+    batch = one_batch()
+    terms = [Term(Classification()), Term(KL(), 6.0, "adv", 1.0)]
+    logs = build(terms, attack=attack(epsilon=0.0)).train_step(batch)
+    np.testing.assert_allclose(logs["loss/kl"], 0, atol=1e-6)
+    logs = build(METHODS["trades"]()[0]).train_step(batch)
+    assert logs["loss/kl"] > 1e-4
+
+
+def test_attack_only_term_trains_its_head_and_nothing_else():
+    batch = one_batch()
+
+    def both():
+        return [Term(Rotation(), 0.0, "adv", 1.0), classify(attack_weight=0.0)]
+
+    trainer, twin = build(both()), build(both())
+    head = trainer.heads[0].get_weights()[0]
+    trainer.train_step(batch)
+    assert not np.allclose(head, trainer.heads[0].get_weights()[0])
+    # The backbone moves as it does for the classification term on the same example.
+    images = twin._examples(batch)["adv"]["image"]
+    plain = build([Term(Classification())], attack=None)
+    plain.train_step({**batch, "image": images})
+    for got, want in zip(trainer.backbone.weights, plain.backbone.weights, strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5, err_msg=got.path)
+
+
+def test_attack_leaves_batch_norm_alone():
+    """One training pass moves the statistics; the attack's passes do not."""
+    batch = one_batch()
+    trainer = build([classify()])
+    examples = trainer._examples(batch)
+    twin = build([classify()])
+    for got, start in zip(
+        trainer.non_trainable_weights, twin.non_trainable_weights, strict=True
+    ):
+        np.testing.assert_array_equal(got, start)
+    trainer.train_step(batch)
+    twin.backbone(examples["adv"]["image"], training=True)
+    for got, want in zip(
+        trainer.non_trainable_weights, twin.non_trainable_weights, strict=True
+    ):
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_average_of_weights():
+    trainer = build([Term(Classification())], ema_decay=0.9)
+    kernel = trainer.backbone.weights[0]
+    start = kernel.numpy()
+    trainer.train_step(one_batch())
+    end = kernel.numpy()
+    average = 0.9 * start + 0.1 * end
+    np.testing.assert_allclose(trainer.averages[0], average, atol=1e-7)
+    with trainer.averaged():
+        np.testing.assert_allclose(kernel, average, atol=1e-7)
+    np.testing.assert_array_equal(kernel, end)
+
+
+def test_exported_model_is_plain_keras(tmp_path):
+    trainer = build(METHODS["rotation_both"]()[0])
+    exported = trainer.exported()
+    exported.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    image = one_batch()["image"]
+    want = trainer.classifier(trainer.backbone(image))
+    np.testing.assert_allclose(loaded(image), want, rtol=1e-6, atol=1e-6)
+    features = keras.Model(loaded.input, loaded.get_layer("features").output)
+    np.testing.assert_allclose(features(image), trainer.backbone(image), rtol=1e-6)
+    assert all(layer.__module__.startswith("keras.") for layer in loaded.layers)
+
+
+def test_pre_training_exports_the_encoder():
+    exported = build([Term(Rotation())], attack=None).exported()
+    assert exported.output_shape == (None, 8)
+
+
+@pytest.mark.parametrize(
+    ("terms", "settings", "message"),
+    [
+        (lambda: [], {}, "no terms"),
+        (lambda: [classify(), classify()], {}, "two terms"),
+        (lambda: [classify()], {"attack": None}, "set ATTACK"),
+        (lambda: [classify(attack_weight=0.0)], {}, "no term with an attack_weight"),
+        (lambda: [Term(Classification(), weight=-1)], {}, ">= 0"),
+        (lambda: [Term(Classification(), 1.0, None, 1.0)], {}, "names no example"),
+        (lambda: [Term(Classification(), 0.0)], {}, "does nothing"),
+        (lambda: [classify(perturb="pixels")], {}, "'image' or 'views'"),
+    ],
+)
+def test_bad_terms(terms, settings, message):
+    with pytest.raises(UserError, match=message):
+        build(terms(), **settings)
