@@ -48,7 +48,7 @@ class Checkpoints:
         paths = list(reversed(self._manager.checkpoints))
         for path in paths:
             try:
-                status = self._checkpoint.read(path)
+                status = self._checkpoint.restore(path)
                 status.assert_consumed()
             except (tf.errors.OpError, IndexError, ValueError, AssertionError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,170 @@
+"""bin/train: killed and resumed, and its one-line errors."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from tfssl import config
+from tfssl.cli import train
+from tfssl.types import UserError
+
+BIN = Path(__file__).parents[2] / "bin" / "train"
+PARTS = [
+    *("runs/train.gin", "data/digits.gin", "models/tiny.gin"),
+    *("terms/adversarial_ssl_both.gin", "objectives/rotation.gin"),
+    "attacks/pgd_linf.gin",
+]
+PARAMS = [
+    *("NAME='test'", "EPOCHS=2", "STEPS=2", "BATCH_SIZE=50"),
+    *("Dataset.validation=100", "Dataset.num_examples=600", "train.log_every=2"),
+    *("train.deterministic=True", "LEARNING_RATE=0.05"),
+]
+
+
+def command(run_dir, *params, files=PARTS):
+    parameters = [*PARAMS, *params]
+    return [
+        *(sys.executable, str(BIN), f"--run_dir={run_dir}"),
+        *(f"--gin_file={name}" for name in files),
+        *(f"--gin_param={param}" for param in parameters),
+    ]
+
+
+def finish(run_dir, *params):
+    result = subprocess.run(
+        command(run_dir, *params), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_kill_9_and_resume_is_bit_equal(tmp_path):
+    """Weights and metrics.csv of a killed and an undisturbed run."""
+    import keras
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    with subprocess.Popen(command(killed), stderr=subprocess.DEVNULL) as process:
+        while not (killed / "metrics.csv").exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "it finished before it was killed"
+    assert not (killed / "model.keras").exists()
+    finish(killed)
+    finish(whole)
+    got, want = (
+        keras.saving.load_model(run / "model.keras").get_weights()
+        for run in (killed, whole)
+    )
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+    rows = [
+        [line.rsplit(",", 1)[0] for line in (run / "metrics.csv").open()]
+        for run in (killed, whole)
+    ]
+    assert "images_per_second" not in rows[0][0]
+    assert rows[0] == rows[1]
+    # What was run can be read back, and says the same.
+    config.parse([killed / "config.gin"])
+    assert not config.differences((whole / "config.gin").read_text(), config.text())
+    assert "train.deterministic = True" in (killed / "operative.gin").read_text()
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Runs the program's main in this process and returns its error."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["train"])
+
+    def run(files=PARTS, params=(), run_dir=tmp_path / "run"):
+        values = {"gin_file": files, "gin_param": [*params], "run_dir": str(run_dir)}
+        with flagsaver.flagsaver(**values), pytest.raises(UserError) as error:
+            train.main()
+        return str(error.value).splitlines()[0]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (["EPOHCS=1"], "no macro EPOHCS in this configuration; did you mean EPOCHS?"),
+        (["NAME='x'", "sgd.momentun=0.9"], "momentun"),
+        (["NAME='x'", "sgdd.momentum=0.9"], "sgdd"),
+        (["NAME='x'", "clasify/Term.weight=1.0"], "clasify"),
+        (["NAME='x'", "EPSILON='8/'"], "'8/' is not a size"),
+        (["NAME='x'", "EPSILON=8"], "write '8/255' rather than 8"),
+        (["NAME='x'", "EPSILON='-1/255'"], "non-negative"),
+        (["NAME='x'", "EPSILON=8/255"], "configuration"),
+        (["NAME='x'", "SSL_WEIGHT=-1"], ">= 0"),
+        (["NAME='x'", "EPOCHS=0"], "at least one"),
+        ([], "NAME"),
+    ],
+)
+def test_bad_parameters(refused, params, message):
+    assert message in refused(params=params)
+
+
+def test_unknown_gin_file_names_its_neighbours(refused):
+    message = refused(files=["data/cifar11.gin"])
+    assert "no gin file data/cifar11.gin" in message
+    assert "cifar10.gin" in message
+
+
+def test_run_dir_of_another_configuration(refused, tmp_path):
+    (tmp_path / "run").mkdir()
+    config.parse(PARTS, [*PARAMS, "SEED=1"])
+    (tmp_path / "run" / "config.gin").write_text(config.text())
+    message = refused(params=[*PARAMS, "SEED=2"])
+    assert "another configuration" in message
+    assert "- SEED = 1; + SEED = 2" in message
+    assert "EPOCHS" not in message
+
+
+def test_missing_data_says_how_to_get_them(refused, tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def no_network(self, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
+    files = [name.replace("digits", "cifar10") for name in PARTS]
+    message = refused(files=files, params=["NAME='x'"])
+    assert "cifar10:3.0.2 is not in" in message
+    assert "TFDS_DATA_DIR" in message
+
+
+def test_run_dir_that_cannot_be_made(refused, tmp_path):
+    (tmp_path / "file").touch()
+    message = refused(params=["NAME='x'"], run_dir=tmp_path / "file" / "run")
+    assert "cannot make the folder" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--run_dir=x"], "error: --gin_file is missing"),
+        (["--gin_file=runs/train.gin"], "error: --run_dir is missing"),
+        (["stray"], "error: unexpected argument stray"),
+    ],
+)
+def test_errors_are_one_line_and_exit_1(arguments, message, tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(BIN), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ},
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1

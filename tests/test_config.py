@@ -1,0 +1,84 @@
+"""Strict parsing, and files that can be read back."""
+
+import pytest
+
+from tfssl import config
+from tfssl.types import UserError, fraction
+
+
+@pytest.fixture
+def gin_file(tmp_path):
+    def write(text, name="test.gin"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+HEAD = "import tfssl.attacks.balls\nimport tfssl.attacks.pgd\n"
+
+
+def test_text_can_be_read_back(gin_file):
+    path = gin_file(f"{HEAD}EPSILON = '8/255'\na/PGD.ball = @Linf()\nX = @a/PGD()\n")
+    config.parse([path], ["EPSILON='4/255'"])
+    text = config.text()
+    assert "EPSILON = '4/255'" in text
+    config.parse([gin_file(text, "again.gin")])
+    assert config.text() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("PGD.step = 1", "step"),
+        ("PDG.steps = 1", "PDG"),
+        ("PGD.steps =", "test.gin"),
+        ("PGD.steps = %STEPS", "STEPS"),
+        ("PGD.steps = %gin.REQUIRED", "REQUIRED"),
+        ("train/PGD.steps = 1", "scope train/ of train/"),
+        ("include 'no/such.gin'", "no/such.gin"),
+        ("import tfssl.attacks.no_such", "no_such"),
+    ],
+)
+def test_every_slip_is_an_error(gin_file, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        config.parse([gin_file(HEAD + text + "\n")])
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_named_like_an_include_does_no_harm(tmp_path, monkeypatch):
+    (tmp_path / "objectives").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    config.parse(["terms/adversarial.gin"])
+
+
+def test_a_file_here_comes_before_one_below_gin(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny.gin").write_text("X = 1\n")
+    monkeypatch.chdir(tmp_path)
+    config.parse(["models/tiny.gin"])
+    assert "X = 1" in config.text()
+
+
+def test_differences_are_bindings_not_comments():
+    old = "# a\nA = 1\nB = \\\n    2\n"
+    assert config.differences(old, "# b\n\nA = 1\nB = \\\n    2\n") == []
+    assert config.differences(old, "A = 1\nB = \\\n    3\n") == ["- B = 2", "+ B = 3"]
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [("8/255", 8 / 255), ("0.5", 0.5), (0.25, 0.25), (0, 0.0)]
+)
+def test_fraction(value, number):
+    assert fraction(value) == number
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["-1/255", "8/0", "eight", "1/255/2", -0.1, float("nan"), "inf", None, True],
+)
+def test_not_a_fraction(value):
+    with pytest.raises(UserError, match="is not a size"):
+        fraction(value)
