@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from tfssl import files
 from tfssl.evaluation import results
 from tfssl.evaluation.evaluate import evaluate
 from tfssl.evaluation.evaluators import AttackCurve, Clean
@@ -71,7 +72,7 @@ def test_killed_at_any_write_and_resumed(run, tmp_path, attack, monkeypatch):
     evaluators = [AttackCurve(attack, GRID, "sign")]
     rows = run("a", evaluators=evaluators)
     whole = _contents(tmp_path / "a" / "results")
-    write = results.write
+    replacing = files.replacing
     for survive in range(6):  # Three cells of two files.
         folder = tmp_path / f"killed_{survive}"
         folder.mkdir()
@@ -80,15 +81,15 @@ def test_killed_at_any_write_and_resumed(run, tmp_path, attack, monkeypatch):
         (folder / "manifest.json").write_bytes(manifest)
         writes = iter(range(survive))
 
-        def dying(path, data, writes=writes):
+        def dying(path, writes=writes):
             if next(writes, None) is None:
                 raise _Kill
-            write(path, data)
+            return replacing(path)
 
-        monkeypatch.setattr(results, "write", dying)
+        monkeypatch.setattr(files, "replacing", dying)
         with pytest.raises(_Kill):
             run(folder, evaluators=evaluators)
-        monkeypatch.setattr(results, "write", write)
+        monkeypatch.setattr(files, "replacing", replacing)
         assert run(folder, evaluators=evaluators) == rows
         assert _contents(folder / "results") == whole
 
@@ -172,7 +173,7 @@ def test_the_manifest_names_the_run(run, tmp_path):
     manifest.write_text('{"name": "at_rotation", "seed": 3, "epsilon": "8/255"}')
     (row,) = run("a", evaluators=[Clean()])
     assert (row.run, row.seed) == ("at_rotation", 3)
-    manifest.write_text("{}")
+    manifest.write_text('{"name": "at_rotation"}')
     with pytest.raises(UserError, match="does not say the run's name"):
         run("a")
 

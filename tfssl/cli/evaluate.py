@@ -23,11 +23,13 @@ command goes on where it was interrupted, and one that has finished prints its t
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 from absl import flags
 
-from tfssl import config
+from tfssl import config, files
 from tfssl.cli import app
 from tfssl.types import UserError
 
@@ -39,7 +41,7 @@ MODEL = flags.DEFINE_string(
 def main() -> None:
     """Parses the configuration, measures, prints the table."""
     run_dir = Path(app.required_run_dir())
-    files = list(app.GIN_FILE.value)
+    gin_files = list(app.GIN_FILE.value)
     model = MODEL.value
     if model is None:
         model = run_dir / "model.keras"
@@ -48,8 +50,11 @@ def main() -> None:
                 f"{run_dir} holds no finished training run (model.keras, config.gin):"
                 " train it first, or give --model"
             )
-        files = [run_dir / "config.gin", *(files or ["evaluation/pgd20_linf.gin"])]
-    elif not files:
+        gin_files = [
+            run_dir / "config.gin",
+            *(gin_files or ["evaluation/pgd20_linf.gin"]),
+        ]
+    elif not gin_files:
         raise UserError(
             "--model needs to be told the data and the evaluation, for instance"
             " --gin_file data/cifar10.gin --gin_file evaluation/pgd20_linf.gin"
@@ -58,13 +63,20 @@ def main() -> None:
     from tfssl.evaluation import results
     from tfssl.evaluation.evaluate import evaluate
 
-    config.parse(files, app.GIN_PARAM.value)
+    config.parse(gin_files, app.GIN_PARAM.value)
     app.make_folder(run_dir / "results")
     rows = evaluate(run_dir, model)
-    results.write(run_dir / "results" / "config.gin", config.text().encode())
+    with files.replacing(run_dir / "results" / "config.gin") as path:
+        path.write_text(config.text())
+    with files.replacing(run_dir / "results" / "command.json") as path:
+        path.write_text(json.dumps({"command": sys.argv}, indent=2))
     print(results.table(rows))
 
 
 def run() -> None:
     """The program."""
     app.run(main, __doc__)
+
+
+if __name__ == "__main__":  # As `bin/study` starts it.
+    run()

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tfssl import config
+from tfssl import config, files
 from tfssl.cli import app
 from tfssl.types import UserError
 
@@ -44,7 +44,8 @@ def main() -> None:
             )
     else:
         app.make_folder(run_dir)
-        config_file.write_text(config.text())
+        with files.replacing(config_file) as path:
+            path.write_text(config.text())
     train(run_dir)
     (run_dir / "operative.gin").write_text(config.operative_text())
 
@@ -52,3 +53,7 @@ def main() -> None:
 def run() -> None:
     """The console script."""
     app.run(main, __doc__)
+
+
+if __name__ == "__main__":  # As `bin/study` starts it.
+    run()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
 import gin
@@ -14,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tfssl import randomness
+from tfssl import files, randomness
 from tfssl.data import prepared
 from tfssl.types import UserError
 
@@ -275,10 +273,8 @@ class Dataset:
         path = prepared.cache_dir() / "index" / f"{digest}.npz"
         if not path.exists():
             ids, labels = self._read_index(tfds_split)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                np.savez(file, ids=ids, labels=labels)
-            os.replace(file.name, path)
+            with files.replacing(path) as temporary:
+                np.savez(temporary, ids=ids, labels=labels)
         with np.load(path) as file:
             return file["ids"], file["labels"]
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
-import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-import tfssl
-from tfssl import distribute
+from tfssl import distribute, manifest
 from tfssl.evaluation import results
 from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.evaluators import Cell, Evaluator
@@ -137,23 +133,13 @@ def _row(
 
 def _origin(run_dir: Path, model: str) -> dict[str, Any]:
     """Run and seed, from the manifest; a foreign model gets one with seed 0."""
-    path = run_dir / "manifest.json"
-    if not path.exists():
-        manifest = {
-            "name": run_dir.resolve().name,
-            "seed": 0,
-            "model": model,
-            "versions": {
-                "python": platform.python_version(),
-                "tfssl": tfssl.__version__,
-                "tensorflow": tf.__version__,
-                "keras": keras.__version__,
-                "numpy": np.__version__,
-            },
-        }
-        results.write(path, json.dumps(manifest, indent=2).encode())
+    if not manifest.read(run_dir):
+        entries = {"name": run_dir.resolve().name, "seed": 0, "model": model}
+        manifest.write(run_dir, {**entries, **manifest.environment()})
+    entries = manifest.read(run_dir)
     try:
-        manifest = json.loads(path.read_text())
-        return {"run": str(manifest["name"]), "seed": int(manifest["seed"])}
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} does not say the run's name and seed") from error
+        return {"run": str(entries["name"]), "seed": int(entries["seed"])}
+    except (ValueError, TypeError, KeyError):
+        raise UserError(
+            f"{run_dir}/manifest.json does not say the run's name and seed"
+        ) from None

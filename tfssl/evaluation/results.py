@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from tfssl import files
 from tfssl.types import Row, UserError
 
 
@@ -60,17 +59,6 @@ def key(settings: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write(path: Path, data: bytes) -> None:
-    """Writes a file wholly or not at all, with its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def write_cell(
     folder: Path,
     name: str,
@@ -81,16 +69,16 @@ def write_cell(
     correct: np.ndarray,
 ) -> None:
     """Writes a finished cell; the JSON file last, as it says that the cell is there."""
-    arrays = io.BytesIO()
-    np.savez(arrays, ids=ids, correct=correct)
-    write(folder / f"{name}.npz", arrays.getvalue())
+    with files.replacing(folder / f"{name}.npz") as path:
+        np.savez(path, ids=ids, correct=correct)
     cell = {
         "key": key(settings),
         "row": dataclasses.asdict(row),
         "settings": settings,
         "seconds": seconds,
     }
-    write(folder / f"{name}.json", json.dumps(cell, indent=2).encode())
+    with files.replacing(folder / f"{name}.json") as path:
+        path.write_text(json.dumps(cell, indent=2))
 
 
 def read_cell(

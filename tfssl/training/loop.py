@@ -16,8 +16,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from tfssl import distribute
-from tfssl.training import manifest
+from tfssl import distribute, manifest
 from tfssl.training.checkpoints import Checkpoints
 from tfssl.training.metrics import MetricsFile
 from tfssl.training.selection import Selection
@@ -190,7 +189,7 @@ def train(
         row["images_per_second"] = len(logs) * batch_size / seconds
         epoch, remainder = divmod(step, steps_per_epoch)
         if validation and not remainder and not epoch % validate_every:
-            with model.averaged():
+            with strategy.scope(), model.averaged():
                 measured = validation(exported, dataset)
                 row |= {f"validation/{key}": value for key, value in measured.items()}
                 selection.offer(step, measured, exported)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from tfssl import files
 
 
 class MetricsFile:
@@ -33,9 +34,10 @@ class MetricsFile:
         """Adds a row; the file is replaced as a whole, so it is never half-written."""
         self.rows.append({name: f"{value:.7g}" for name, value in row.items()})
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        temporary = self._path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
+        with (
+            files.replacing(self._path) as path,
+            path.open("w", newline="") as file,
+        ):
             writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(temporary, self._path)

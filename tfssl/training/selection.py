@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import keras
 
+from tfssl import files
 from tfssl.types import UserError
 
 
@@ -51,21 +51,18 @@ class Selection:
             return
         self.step, self.value = step, float(measured[self._select])
         _save(model, self._model)
-        temporary = self._record.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"step": step, "value": self.value}))
-        os.replace(temporary, self._record)
+        with files.replacing(self._record) as path:
+            path.write_text(json.dumps({"step": step, "value": self.value}))
 
     def export(self, path: Path, model: keras.Model) -> None:
         """Writes the selected weights, or those of `model` if none were selected."""
         if self._select and self._model.exists():
-            temporary = path.with_suffix(".tmp.keras")
-            shutil.copyfile(self._model, temporary)
-            os.replace(temporary, path)
+            with files.replacing(path) as temporary:
+                shutil.copyfile(self._model, temporary)
         else:
             _save(model, path)
 
 
 def _save(model: keras.Model, path: Path) -> None:
-    temporary = path.with_suffix(".tmp.keras")
-    model.save(temporary)
-    os.replace(temporary, path)
+    with files.replacing(path) as temporary:
+        model.save(temporary)

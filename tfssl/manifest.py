@@ -13,6 +13,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfssl import files
+from tfssl.types import UserError
+
 _PACKAGES = ("tfssl", "tensorflow", "keras", "tensorflow-datasets", "numpy")
 
 
@@ -37,17 +40,24 @@ def environment() -> dict[str, Any]:
 
 def write(run_dir: Path, entries: dict[str, Any]) -> None:
     """Adds entries to <run_dir>/manifest.json, atomically."""
-    path = run_dir / "manifest.json"
     text = json.dumps({**read(run_dir), **entries}, indent=2) + "\n"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with files.replacing(run_dir / "manifest.json") as path:
+        path.write_text(text)
 
 
 def read(run_dir: Path) -> dict[str, Any]:
-    """The entries of <run_dir>/manifest.json; none if there is no such file."""
+    """The entries of <run_dir>/manifest.json; none if there is no such file.
+
+    Raises:
+      UserError: The file cannot be read.
+    """
     path = run_dir / "manifest.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise UserError(f"{path} is damaged: delete it, or the whole run") from None
 
 
 def _version(package: str) -> str | None:
