@@ -1,0 +1,91 @@
+"""Every gin file parses once others complete it, and every run takes two steps."""
+
+import csv
+import json
+import math
+import re
+
+import pytest
+
+from tfssl import config
+from tfssl.training.loop import train
+
+GIN = config.gin_dir()
+FILES = sorted(str(path.relative_to(GIN)) for path in GIN.rglob("*.gin"))
+# A run is one file of each of these folders, read in this order.
+PARTS = {
+    "runs": "runs/train.gin",
+    "data": "data/digits.gin",
+    "models": "models/tiny.gin",
+    "attacks": "attacks/pgd_linf.gin",
+    "terms": "terms/adversarial_ssl_both.gin",
+    "objectives": "objectives/rotation.gin",
+}
+# The same at a size for tests: 8 images of digits, two channels.
+SHRINK = """
+include 'data/digits.gin'
+include 'models/tiny.gin'
+import tfssl.objectives.jigsaw
+
+resnet.blocks = (1,)
+resnet.width = 2
+Dataset.num_examples = 8
+Jigsaw.grid = 2
+Jigsaw.permutations = 5
+STEPS = 2
+BATCH_SIZE = 4
+EPOCHS = 1
+"""
+
+
+def completed(file):
+    """The files that make a run of a file: it, in its place among those it lacks."""
+    folder, name = file.split("/")[0], file.split("/")[-1]
+    others = list(PARTS.values())
+    if folder == "papers" and name == "base.gin":
+        return [file, *others[3:]]
+    if folder == "papers" and not name.startswith("scale_"):
+        return [file]
+    if file == "runs/evaluate.gin":
+        return [*others, file, "evaluation/clean.gin"]
+    if folder in PARTS and folder != "objectives":
+        return list((PARTS | {folder: file}).values())
+    return [*others, file]
+
+
+RUNS = [f for f in FILES if f.startswith("papers/") and completed(f) == [f]]
+INCLUDED = {
+    i for f in RUNS for i in re.findall("include '(.*)'", (GIN / f).read_text())
+}
+OTHER_TERMS = [f for f in FILES if f.startswith("terms/") and f not in INCLUDED]
+
+
+def parse(file, *more):
+    params = [] if file in RUNS else ["NAME='test'"]
+    config.parse([*completed(file), *more], params)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_file_parses(file):
+    parse(file)
+    assert (GIN / file).read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("file", RUNS)
+def test_a_complete_file_says_what_to_expect(file):
+    header = (GIN / file).read_text().split("include")[0]
+    assert f"bin/train --gin_file {file}" in header
+    assert re.search(r"arXiv \d|openreview", header)
+    assert "\n# Cost: " in header
+    assert "\n# Expected: " in header
+
+
+@pytest.mark.parametrize("file", [*RUNS, *OTHER_TERMS])
+def test_two_steps(file, tmp_path):
+    (tmp_path / "shrink.gin").write_text(SHRINK)
+    parse(file, tmp_path / "shrink.gin")
+    train(tmp_path)
+    (row,) = csv.DictReader((tmp_path / "metrics.csv").open())
+    assert row["step"] == "2"
+    assert all(math.isfinite(float(v)) for v in row.values())
+    assert json.loads((tmp_path / "manifest.json").read_text())["finished"]

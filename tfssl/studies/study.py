@@ -1,0 +1,172 @@
+"""What a study is: variants of a training run, each with an evaluation, and a report.
+
+A study is a module of this package with a `STUDY`; to add one, add a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import json
+import pkgutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tfssl import studies
+from tfssl.reporting import report
+from tfssl.studies.engine import Node
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row of the study's tables: a training run, but for its seed.
+
+    Attributes:
+      name: The run's name, in tables and folders.
+      baseline: Name of the variant it is compared with, its own if it is one.
+      files: Gin files, later ones win.
+      params: Gin bindings read after the files.
+    """
+
+    name: str
+    baseline: str
+    files: Sequence[str]
+    params: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """A study at a certain cost.
+
+    Attributes:
+      variants: The rows.
+      evaluation: The gin file of `evaluation/` that all of them are measured by.
+      evaluation_params: Gin bindings read after it.
+      seeds: Number of seeds if the user gives none.
+    """
+
+    variants: Sequence[Variant]
+    evaluation: str
+    evaluation_params: Sequence[str] = ()
+    seeds: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A question, asked at several scales.
+
+    Attributes:
+      summary: The question, in one line.
+      scales: By name; the first is the one that runs if the user names none.
+    """
+
+    summary: str
+    scales: Mapping[str, Scale]
+
+
+def all_studies() -> dict[str, Study]:
+    """The studies by name, which is their module's."""
+    found = {}
+    for module in pkgutil.iter_modules(studies.__path__, f"{studies.__name__}."):
+        study = getattr(importlib.import_module(module.name), "STUDY", None)
+        if study is not None:
+            found[module.name.rpartition(".")[2]] = study
+    return found
+
+
+def nodes(
+    scale: Scale, seeds: int, root: Path, gin_params: Sequence[str] = ()
+) -> list[Node]:
+    """A training and an evaluation for each variant and seed.
+
+    Args:
+      scale: What is run.
+      seeds: Number of seeds: 0, 1, ..
+      root: Runs go to `<root>/<variant>-seed<seed>`.
+      gin_params: Bindings that each training reads last.
+    """
+    found = []
+    for variant in scale.variants:
+        for seed in range(seeds):
+            run_dir = _run_dir(root, variant, seed)
+            own = [f"NAME='{variant.name}'", f"SEED={seed}"]
+            train = _node(
+                "train", run_dir, variant.files, [*own, *variant.params, *gin_params]
+            )
+            evaluate = _node(
+                "evaluate", run_dir, [scale.evaluation], scale.evaluation_params
+            )
+            found += [train, dataclasses.replace(evaluate, needs=[train.name])]
+    return found
+
+
+def write_report(scale: Scale, seeds: int, root: Path) -> str:
+    """Writes `<root>/report`, with a folder for each baseline if there are several.
+
+    Returns:
+      The tables as text.
+    """
+    baselines = list(dict.fromkeys(variant.baseline for variant in scale.variants))
+    texts = []
+    for baseline in baselines:
+        runs = [
+            _run_dir(root, variant, seed)
+            for variant in scale.variants
+            if variant.baseline == baseline
+            for seed in range(seeds)
+        ]
+        out = root / "report"
+        texts.append(
+            report.write(runs, out if len(baselines) == 1 else out / baseline, baseline)
+        )
+    return "\n".join(texts)
+
+
+def _run_dir(root: Path, variant: Variant, seed: int) -> Path:
+    return root / f"{variant.name}-seed{seed}"
+
+
+def _node(
+    program: str, run_dir: Path, files: Sequence[str], params: Sequence[str]
+) -> Node:
+    flags = [("--gin_file", file) for file in files]
+    flags += [("--gin_param", param) for param in params]
+    flags.append(("--run_dir", str(run_dir)))
+    arguments = [part for flag in flags for part in flag]
+    return Node(
+        name=f"{program} {run_dir.name}",
+        command=[sys.executable, "-m", f"tfssl.cli.{program}", *arguments],
+        log=run_dir / f"{program}.log",
+        is_finished=functools.partial(_is_finished, program, run_dir, arguments),
+    )
+
+
+def _is_finished(program: str, run_dir: Path, arguments: Sequence[str]) -> bool:
+    """Whether a program has finished with these arguments.
+
+    If it finished with others it is started nevertheless, and decides itself whether
+    they come to the same, can be added to what is there, or contradict it.
+    """
+    if program == "train":
+        record = _read(run_dir / "manifest.json")
+        if "finished" not in record:
+            return False
+    else:
+        record = _read(run_dir / "results" / "command.json")
+    return _settings(record.get("command", [None])[1:]) == _settings(arguments)
+
+
+def _read(path: Path) -> dict:
+    """A JSON file; what cannot be read is left to the programs to complain of."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _settings(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of flag and value, without the place of the run, which may be moved."""
+    pairs = zip(arguments[::2], arguments[1::2], strict=False)
+    return sorted(pair for pair in pairs if pair[0] != "--run_dir")
