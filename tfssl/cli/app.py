@@ -47,6 +47,11 @@ def run(main: Callable[..., None], doc: str, arguments: bool = False) -> None:
             # Gin appends lines that say which call the error came from.
             print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
             return 1
+        except BrokenPipeError:
+            # The reader, such as `head`, has seen enough. What is still buffered must
+            # go somewhere when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)
             return 130

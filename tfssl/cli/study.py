@@ -59,7 +59,8 @@ def main(arguments: Sequence[str]) -> None:
     scale_name = SCALE.value or next(iter(chosen.scales))
     scale = _choose(chosen.scales, f"scale of {arguments[0]}", scale_name)
     seeds = SEEDS.value or scale.seeds
-    root = Path(app.RUN_DIR.value or f"runs/{arguments[0]}-{scale_name}")
+    default = arguments[0] + (f"-{scale_name}" if len(chosen.scales) > 1 else "")
+    root = Path(app.RUN_DIR.value or f"runs/{default}")
     nodes = study.nodes(scale, seeds, root, app.GIN_PARAM.value)
 
     if DRY_RUN.value:

@@ -88,8 +88,9 @@ def nodes(
       gin_params: Bindings that each training reads last.
     """
     found = []
-    for variant in scale.variants:
-        for seed in range(seeds):
+    # Seeds outermost: a study cut short has whole rows, if of fewer seeds.
+    for seed in range(seeds):
+        for variant in scale.variants:
             run_dir = _run_dir(root, variant, seed)
             own = [f"NAME='{variant.name}'", f"SEED={seed}"]
             train = _node(
