@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from logging import WARNING
 from pathlib import Path
-
-# Before TensorFlow is imported: it would greet every run with a screen of notices.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging
 
@@ -64,6 +62,29 @@ def run(main: Callable[..., None], doc: str, arguments: bool = False) -> None:
 def _worth_saying(record) -> bool:
     """Our own words, and others' warnings: TFDS narrates each file it opens."""
     return record.levelno >= WARNING or "tfssl" in Path(record.pathname).parts
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow, which takes seconds, without its screen of notices.
+
+    They come before any setting can silence them. What TensorFlow has to say about a
+    GPU that it cannot use is passed on.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as notices:
+        os.dup2(notices.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            gpus = tf.config.list_physical_devices("GPU")
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        if not gpus and os.path.exists("/dev/nvidiactl"):
+            notices.seek(0)
+            sys.stderr.write(notices.read().decode(errors="replace"))
 
 
 def required_run_dir() -> str:

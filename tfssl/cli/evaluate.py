@@ -59,7 +59,7 @@ def main() -> None:
             "--model needs to be told the data and the evaluation, for instance"
             " --gin_file data/cifar10.gin --gin_file evaluation/pgd20_linf.gin"
         )
-    # Behind the flags' checks: importing TensorFlow takes seconds.
+    app.load_tensorflow()
     from tfssl.evaluation import results
     from tfssl.evaluation.evaluate import evaluate
 

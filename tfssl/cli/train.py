@@ -30,7 +30,7 @@ def main() -> None:
     if not app.GIN_FILE.value:
         raise UserError("--gin_file is missing: which configuration to train")
     run_dir = Path(app.required_run_dir())
-    # Behind the flags' checks: importing TensorFlow takes seconds.
+    app.load_tensorflow()
     from tfssl.training.loop import train
 
     config.parse(app.GIN_FILE.value, app.GIN_PARAM.value)
