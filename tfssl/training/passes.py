@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -12,14 +12,14 @@ class Passes:
     """The `types.Forward` of one step: each tensor goes through the network once.
 
     Args:
-      backbone: Images [n, h, w, c] to features [n, d].
+      backbone: `backbone(image, training)`, [n, h, w, c] to features [n, d].
       classifier: Features [n, d] to logits [n, k], or None.
       training: Mode of BatchNorm.
     """
 
     def __init__(
         self,
-        backbone: keras.Model,
+        backbone: Callable[..., tf.Tensor],
         classifier: keras.Model | None,
         training: bool,
     ):

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from tfssl import distribute, randomness
+from tfssl.training.folding import Folded
 from tfssl.training.passes import Detached, Passes
 from tfssl.training.term import Term
 from tfssl.types import Batch, UserError
@@ -65,6 +66,7 @@ class Trainer(keras.Model):
         self.heads = [
             term.objective.head for term in terms if term.objective.head is not None
         ]
+        self._folded = Folded(backbone) if attack is not None else None
         if ema_decay is not None:
             self.averages = [
                 tf.Variable(
@@ -160,8 +162,10 @@ class Trainer(keras.Model):
             passes = Passes(self.backbone, self.classifier, training)
             constant = term.objective.before_attack(passes, views, constant)
 
+        network = self.backbone if training else self._folded.at_present()
+
         def loss_fn(perturbed):
-            passes = Passes(self.backbone, self.classifier, training)
+            passes = Passes(network, self.classifier, training)
             views = {n: _look(n, t, perturbed, constant) for n, t in maximised.items()}
             if self.one_pass:
                 passes.together(list(views.values()))

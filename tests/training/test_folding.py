@@ -1,0 +1,79 @@
+"""Folding changes the arithmetic and not the function."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfssl.models.preact_resnet import preact_resnet18
+from tfssl.models.resnet import resnet
+from tfssl.training.folding import Folded
+
+
+def randomize(network, seed):
+    rng = np.random.default_rng(seed)
+    # Upwards only: variances stay positive.
+    network.set_weights(
+        [w + rng.uniform(0, 0.2, w.shape) for w in network.get_weights()]
+    )
+
+
+NETWORKS = {
+    # Number of BatchNorms that follow a convolution, and of all.
+    "resnet": (lambda: resnet((8, 8, 3), (1, 1), width=4), 6, 6),
+    "preact": (lambda: preact_resnet18((8, 8, 3), width=4), 8, 17),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_same_function_and_gradient_at_all_times(name):
+    build, folds, norms = NETWORKS[name]
+    network = build()
+    folded = Folded(network)
+    kinds = [type(layer) for layer in folded._twin.layers]
+    assert kinds.count(keras.layers.BatchNormalization) == norms - folds
+    image = tf.random.stateless_uniform([4, 8, 8, 3], [1, 2])
+
+    def run(fn):
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            features = fn(image, training=False)
+            loss = tf.reduce_sum(features[:, 0])
+        return features, tape.gradient(loss, image)
+
+    for seed in (0, 1):  # The weights of the present count, not those of the making.
+        randomize(network, seed)
+        for got, want in zip(run(folded.at_present()), run(network), strict=True):
+            scale = np.abs(want).max()
+            np.testing.assert_allclose(got / scale, want / scale, atol=2e-5)
+
+
+def test_what_cannot_be_folded_stays():
+    """Convolutions with an activation or two readers, BatchNorm after a sum."""
+    inputs = keras.Input((6, 6, 2))
+    active = keras.layers.Conv2D(3, 3, activation="relu", name="active")(inputs)
+    x = keras.layers.BatchNormalization()(active)
+    shared = keras.layers.Conv2D(3, 1, name="shared")(x)
+    normed = keras.layers.BatchNormalization()(shared)
+    total = keras.layers.Add()([shared, normed])
+    x = keras.layers.BatchNormalization()(total)
+    plain = keras.layers.Conv2D(3, 1, name="plain")(x)  # With a bias.
+    x = keras.layers.BatchNormalization(scale=False, center=False)(plain)
+    network = keras.Model(inputs, x)
+    randomize(network, 0)
+    folded = Folded(network)
+    assert set(folded._pairs) == {"plain"}
+    image = tf.random.stateless_uniform([4, 6, 6, 2], [1, 2])
+    np.testing.assert_allclose(folded.at_present()(image), network(image), rtol=1e-4)
+
+
+def test_folding_draws_no_random_numbers():
+    """Weights made after a folding are those that would have been made without."""
+    values = []
+    for fold in (True, False):
+        keras.utils.set_random_seed(0)
+        network = resnet((8, 8, 3), (1,), width=4)
+        if fold:
+            Folded(network)
+        values.append(keras.layers.Dense(3)(tf.ones([1, 2])).numpy())
+    np.testing.assert_array_equal(*values)
