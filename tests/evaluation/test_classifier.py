@@ -24,7 +24,8 @@ def test_code_in_a_model_is_not_run(tmp_path):
 
 def _model(shape, outputs, inputs=1):
     images = [keras.Input(shape) for _ in range(inputs)]
-    flat = keras.layers.Flatten()(images[0])
+    joined = keras.layers.Add()(images) if inputs > 1 else images[0]
+    flat = keras.layers.Flatten()(joined)
     return keras.Model(images, [keras.layers.Dense(k)(flat) for k in outputs])
 
 
