@@ -5,6 +5,7 @@ import json
 import math
 import re
 
+import gin
 import pytest
 
 from tfssl import config
@@ -85,6 +86,13 @@ def test_two_steps(file, tmp_path):
     (tmp_path / "shrink.gin").write_text(SHRINK)
     parse(file, tmp_path / "shrink.gin")
     train(tmp_path)
+    # What is bound is used: gin says nothing of bindings that nobody reads. (Networks
+    # and tasks were exchanged for smaller ones.)
+    bound = {name for _, name in gin.config._CONFIG if name != "gin.macro"}
+    unused = bound - {name for _, name in gin.config._OPERATIVE_CONFIG}
+    assert {
+        n for n in unused if not re.match(r"tfssl\.(models|objectives)\.", n)
+    } == set()
     (row,) = csv.DictReader((tmp_path / "metrics.csv").open())
     assert row["step"] == "2"
     assert all(math.isfinite(float(v)) for v in row.values())

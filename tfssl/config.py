@@ -135,6 +135,7 @@ def _one_line_errors():
     except (
         ValueError,
         TypeError,
+        KeyError,
         AttributeError,
         ImportError,
         OSError,

@@ -56,7 +56,7 @@ def read(run_dir: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (ValueError, TypeError):
         raise UserError(f"{path} is damaged: delete it, or the whole run") from None
 
 

@@ -232,6 +232,17 @@ def test_nothing_is_traced_twice(network, data):
     assert len(traces) == 1
 
 
+def test_nan_gradient_of_a_pixel_stops_that_pixel_alone():
+    def loss_fn(x):
+        # The gradient of the root is infinite at 0, and 0 * infinity is NaN.
+        return tf.reduce_sum(tf.sqrt(x[:, 0, 0] * 0) * 0 + x[:, 1, 1], 1)
+
+    image = tf.fill([1, 2, 2, 1], 0.5)
+    attack = PGD(Linf(), 0.1, steps=2, random_start=False, keep="best")
+    got = attack(loss_fn, image, tf.constant([[0, 0]])).numpy()[0, :, :, 0]
+    np.testing.assert_allclose(got, [[0.5, 0.5], [0.5, 0.6]], atol=1e-6)
+
+
 def test_nan_is_never_kept():
     def loss_fn(x):
         value = tf.reduce_mean(x, [1, 2, 3])
@@ -259,6 +270,8 @@ def test_goals_know_when_they_have_won(goal):
         ({"steps": "ten"}, "positive integer"),
         ({"restarts": 2}, "keep='best'"),
         ({"step_size": 0.1, "relative_step_size": 0.1}, "not both"),
+        ({"relative_step_size": -1.0}, "non-negative"),
+        ({"relative_step_size": 0.0}, "goes nowhere"),
         ({"keep": "first"}, "'last' or 'best'"),
         ({"batch_norm": "train"}, "'inference' or 'training'"),
         ({"noisy_centre": True, "random_start": False}, "random_start"),

@@ -103,7 +103,10 @@ def refused(tmp_path):
         (["NAME='x'", "EPSILON='-1/255'"], "non-negative"),
         (["NAME='x'", "EPSILON=8/255"], "configuration"),
         (["NAME='x'", "SSL_WEIGHT=-1"], ">= 0"),
-        (["NAME='x'", "EPOCHS=0"], "at least one"),
+        (["NAME='x'", "EPOCHS=0"], "epochs must be a whole number, at least 1"),
+        (["NAME='x'", "Trainer.ema_decay=2.0"], "ema_decay"),
+        (["NAME='x'", "SCHEDULE=@constant"], "constant"),
+        (["NAME='x'", "WEIGHT_DECAY=-1.0"], "weight_decay"),
         ([], "NAME"),
     ],
 )
@@ -121,6 +124,12 @@ def test_run_dir_of_another_configuration(refused, tmp_path):
     (tmp_path / "run").mkdir()
     config.parse(PARTS, [*PARAMS, "SEED=1"])
     (tmp_path / "run" / "config.gin").write_text(config.text())
+    # As long as nothing has been learnt, any configuration may be tried.
+    assert "epochs" in refused(params=[*PARAMS, "SEED=2", "EPOCHS=0"])
+    config.parse(PARTS, [*PARAMS, "SEED=1"])
+    (tmp_path / "run" / "config.gin").write_text(config.text())
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "ckpt-2.index").touch()
     message = refused(params=[*PARAMS, "SEED=2"])
     assert "another configuration" in message
     assert "- SEED = 1; + SEED = 2" in message

@@ -1,4 +1,5 @@
 import keras
+import numpy as np
 import pytest
 
 from tfssl.evaluation.classifier import Classifier
@@ -70,3 +71,28 @@ def test_outputs_are_looked_at(make_model, dataset, caplog):
     guessing.layers[-1].bias.assign([float("nan")] * 10)
     with pytest.raises(UserError, match="not finite"):
         Classifier(guessing).check_outputs(dataset.image, dataset.label)
+
+
+class _Root(keras.layers.Layer):
+    """sqrt(x^2): |x| with a gradient that is NaN at 0."""
+
+    def call(self, x):
+        return keras.ops.sqrt(x * x)
+
+
+class _Rounded(keras.layers.Layer):
+    def call(self, x):
+        return keras.ops.cast(keras.ops.cast(x * 255, "int32"), "float32")
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"), [(_Root, "not finite"), (_Rounded, "no gradient")]
+)
+def test_attacks_need_gradients(layer, message):
+    inputs = keras.Input((4, 4, 1))
+    outputs = keras.layers.Dense(3)(keras.layers.Flatten()(layer()(inputs)))
+    classifier = Classifier(keras.Model(inputs, outputs))
+    with pytest.raises(UserError, match=message):
+        classifier.check_outputs(
+            np.zeros((2, 4, 4, 1), np.float32), np.zeros(2, np.int32)
+        )

@@ -180,7 +180,7 @@ def test_the_manifest_names_the_run(run, tmp_path):
 
 def test_two_replicas_equal_one(run, two_replicas):
     assert [(r.value, r.low) for r in run("one")] == [
-        (r.value, r.low) for r in run("two", strategy=two_replicas)
+        (r.value, r.low) for r in run("two", strategy=lambda: two_replicas)
     ]
 
 

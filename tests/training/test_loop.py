@@ -73,6 +73,10 @@ class Killed(Exception):
     pass
 
 
+def killed(*arguments):
+    raise Killed
+
+
 def killed_at(step, monkeypatch):
     """Makes the loop die while it handles the batch of a step."""
     count = 0
@@ -180,6 +184,9 @@ class Scripted:
         self.values = list(values)
         self.seen = []
 
+    def prepare(self, model, dataset):
+        return ["robust"]
+
     def __call__(self, model, dataset):
         self.seen.append([w.copy() for w in model.get_weights()])
         return {"robust": self.values[len(self.seen) - 1]}
@@ -201,6 +208,76 @@ def test_patience(train, tmp_path):
     validation = Scripted([0.3, 0.2, 0.1, 0.9])
     train(tmp_path, epochs=4, validation=validation, select="robust", patience=2)
     assert len(validation.seen) == 3
+
+
+def test_run_that_stopped_stops_again(train, tmp_path, monkeypatch):
+    """Killed between the early stop and the export, it exports the same weights."""
+    settings = {"epochs": 6, "select": "robust", "patience": 2}
+    values = [0.3, 0.2, 0.1, 0.9, 0.9, 0.9]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Selection, "export", killed)
+        with pytest.raises(Killed):
+            train(tmp_path, validation=Scripted(values), **settings)
+    train(tmp_path, validation=Scripted(values[3:]), **settings)
+    assert [float(row["validation/robust"]) for row in metrics(tmp_path)] == values[:3]
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["selected_step"] == STEPS_PER_EPOCH
+
+
+def test_patience_waits_for_a_validation(train, tmp_path):
+    validation = Scripted([0.1, 0.2])
+    settings = {"validate_every": 2, "patience": 2, "select": "robust"}
+    train(tmp_path, epochs=3, validation=validation, **settings)
+    steps = [int(row["step"]) for row in metrics(tmp_path) if row["validation/robust"]]
+    assert steps == [2 * STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH]
+
+
+def test_selected_weights_must_be_there(train, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Selection, "export", killed)
+        with pytest.raises(Killed):
+            train(tmp_path, validation=Scripted([0.1, 0.2]), select="robust")
+    best = tmp_path / "checkpoints" / "best.keras"
+    best.write_bytes(best.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"best\.keras.*cannot be read"):
+        train(tmp_path, validation=Scripted([]), select="robust")
+    best.with_suffix(".json").write_text("{")
+    with pytest.raises(UserError, match=r"best\.json is damaged"):
+        train(tmp_path, validation=Scripted([]), select="robust")
+
+
+def test_validation_sees_the_averages(train, tmp_path):
+    """What is selected by is what is exported: the averages, not the last weights."""
+    validation = Scripted([0.1])
+    train(tmp_path / "averaged", epochs=1, validation=validation)
+    for got, want in zip(
+        validation.seen[0], weights(tmp_path / "averaged"), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+    plain = Scripted([0.1])
+    train(tmp_path / "plain", epochs=1, validation=plain, trainer=Trainer)
+    assert not np.allclose(plain.seen[0][2], validation.seen[0][2])
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_checkpoints_are_found_without_their_list(train, tmp_path, monkeypatch, damage):
+    with monkeypatch.context() as patch:
+        killed_at(STEPS_PER_EPOCH + 1, patch)
+        with pytest.raises(Killed):
+            train(tmp_path)
+    listed = tmp_path / "checkpoints" / "checkpoint"
+    listed.unlink() if damage == "missing" else listed.write_text("")
+    seen = []
+    monkeypatch.setattr(loop.tqdm, "update", lambda self: seen.append(1))
+    train(tmp_path)
+    assert len(seen) == STEPS_PER_EPOCH
+
+
+def test_log_has_the_learning_rate_of_its_step(train, tmp_path):
+    train(tmp_path, epochs=1, log_every=1)
+    rate = schedules.one_cycle(0.05, STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+    got = [float(row["learning_rate"]) for row in metrics(tmp_path)]
+    assert got == pytest.approx([float(rate(s)) for s in range(STEPS_PER_EPOCH)])
 
 
 def test_two_replicas_train_as_one(train, tmp_path, two_replicas):
@@ -233,7 +310,21 @@ def test_manifest_says_what_was_run(train, tmp_path, dataset):
             {"select": "x", "validation": Scripted([1.0])},
             "'x', but validation measures",
         ),
-        ({"epochs": 0}, "epochs"),
+        (
+            {
+                "validation": Scripted([]),
+                "select": "robust",
+                "patience": 1,
+                "validate_every": 2,
+            },
+            "at least validate_every",
+        ),
+        ({"epochs": 0}, "epochs must be"),
+        ({"epochs": 1.5}, "epochs must be"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"seed": "a"}, "seed must be"),
+        ({"learning_rate": 0}, "learning_rate must be"),
+        ({"name": ""}, "set NAME"),
     ],
 )
 def test_bad_settings(train, tmp_path, settings, message):

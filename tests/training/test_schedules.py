@@ -12,7 +12,7 @@ def values(schedule, steps):
 
 
 def test_constant():
-    schedule = schedules.constant(0.3, 10, 5)
+    schedule = schedules.constant_rate(0.3, 10, 5)
     assert values(schedule, [0, 1, 9]) == pytest.approx([0.3] * 3)
 
 

@@ -235,6 +235,40 @@ def test_attack_leaves_batch_norm_alone():
         np.testing.assert_allclose(got, want, atol=1e-6)
 
 
+def test_training_mode_attack_moves_the_statistics():
+    """And finds another example than the attack in inference mode."""
+    batch = one_batch()
+    trainers = [build([classify()], attack=attack(batch_norm=m)) for m in MODES]
+    images = [trainer._examples(batch)["adv"]["image"] for trainer in trainers]
+    moving = [trainer.non_trainable_weights[-1].numpy() for trainer in trainers]
+    assert not np.allclose(images[0], images[1])
+    assert not np.allclose(moving[0], moving[1])
+
+
+MODES = ("inference", "training")
+
+
+def test_one_pass_normalises_all_inputs_together():
+    """Hendrycks 2019: clean images and their four turns are one batch of 5 b."""
+    terms = [Term(Classification()), Term(Rotation(copies=4), 0.5)]
+    trainer = build(terms, attack=None, one_pass=True)
+    twin = build([Term(Classification()), Term(Rotation(copies=4), 0.5)], attack=None)
+    batch = one_batch()
+    turned = np.stack([np.rot90(batch["image"], k, (1, 2)) for k in range(4)], 1)
+    everything = np.concatenate([batch["image"], turned.reshape(-1, *SHAPE)])
+    features = twin.backbone(everything, training=True)
+    ce = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    want = ce(batch["label"], twin.classifier(features[:B]))
+    want_rotation = ce(np.tile(np.arange(4), B), twin.heads[0](features[B:]))
+    logs = trainer.train_step(batch)
+    np.testing.assert_allclose(logs["loss/classification"], want, rtol=1e-5)
+    np.testing.assert_allclose(logs["loss/rotation"], want_rotation, rtol=1e-5)
+    for got, moved in zip(
+        trainer.non_trainable_weights, twin.non_trainable_weights, strict=True
+    ):
+        np.testing.assert_allclose(got, moved, atol=1e-6)
+
+
 def test_average_of_weights():
     trainer = build([Term(Classification())], ema_decay=0.9)
     kernel = trainer.backbone.weights[0]
@@ -269,7 +303,7 @@ def test_pre_training_exports_the_encoder():
 @pytest.mark.parametrize(
     ("terms", "settings", "message"),
     [
-        (lambda: [], {}, "no terms"),
+        (lambda: [], {}, "no term has a weight"),
         (lambda: [classify(), classify()], {}, "two terms"),
         (lambda: [classify()], {"attack": None}, "set ATTACK"),
         (lambda: [classify(attack_weight=0.0)], {}, "no term with an attack_weight"),

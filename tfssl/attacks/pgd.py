@@ -57,7 +57,7 @@ class PGD:
         epsilon: str | float | None = None,
         steps: int = 10,
         step_size: str | float | None = None,
-        relative_step_size: float | None = None,
+        relative_step_size: str | float | None = None,
         random_start: bool = True,
         restarts: int = 1,
         keep: str = "last",
@@ -69,7 +69,9 @@ class PGD:
         self.epsilon = None if epsilon is None else fraction(epsilon)
         self.steps = steps
         self.step_size = None if step_size is None else fraction(step_size)
-        self.relative_step_size = relative_step_size
+        self.relative_step_size = (
+            None if relative_step_size is None else fraction(relative_step_size)
+        )
         self.random_start = random_start
         self.restarts = restarts
         self.keep = keep
@@ -86,8 +88,10 @@ class PGD:
             )
         for name in ("steps", "restarts"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"PGD.{name} must be a positive integer, not {value!r}")
+        if self.step_size == 0 or self.relative_step_size == 0:
+            raise UserError("a PGD step of size 0 goes nowhere")
         if self.step_size is not None and self.relative_step_size is not None:
             raise UserError("give PGD.step_size or PGD.relative_step_size, not both")
         if self.keep not in ("last", "best"):
@@ -177,6 +181,8 @@ class PGD:
             step_size = 2.5 / self.steps * epsilon
 
         def ascend(x, gradient, middle):
+            # One NaN would make an example NaN for good, and its start would be judged.
+            gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
             x += step_size * self.ball.steepest(gradient)
             return _clip(middle + self.ball.project(x - middle, epsilon))
 

@@ -50,6 +50,9 @@ def run(main: Callable[..., None], doc: str, arguments: bool = False) -> None:
             # go somewhere when Python ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+        except OSError as error:  # A full disk, a folder that may not be written.
+            print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)
             return 130

@@ -37,17 +37,19 @@ def main() -> None:
     config_file = run_dir / "config.gin"
     if config_file.exists():
         changes = config.differences(config_file.read_text(), config.text())
-        if changes:
+        # Of a run that never got so far as to learn anything, nothing is lost.
+        begun = any((run_dir / "checkpoints").glob("*.index"))
+        if changes and (begun or (run_dir / "model.keras").exists()):
             raise UserError(
                 f"{run_dir} holds a run of another configuration"
                 f" ({'; '.join(changes)}); choose another --run_dir"
             )
-    else:
-        app.make_folder(run_dir)
-        with files.replacing(config_file) as path:
-            path.write_text(config.text())
-    train(run_dir)
-    (run_dir / "operative.gin").write_text(config.operative_text())
+    app.make_folder(run_dir)
+    with files.replacing(config_file) as path:
+        path.write_text(config.text())
+    if train(run_dir):
+        with files.replacing(run_dir / "operative.gin") as path:
+            path.write_text(config.operative_text())
 
 
 def run() -> None:

@@ -79,11 +79,29 @@ class Classifier:
         A model that guesses is only worth a warning: somebody may want to know.
 
         Raises:
-          UserError: The outputs are not finite, or they are probabilities.
+          UserError: The outputs or their gradients are not finite, there are no
+            gradients, or the outputs are probabilities.
         """
-        logits = self.logits(tf.constant(image)).numpy()
+        image = tf.constant(image)
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            logits = self.logits(image)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
+        gradient = tape.gradient(loss, image)
+        logits = logits.numpy()
         if not np.isfinite(logits).all():
             raise UserError(f"{self.name} has outputs that are not finite")
+        if gradient is None:
+            raise UserError(
+                f"{self.name} has no gradient with respect to its input: attacks that"
+                " follow it would find nothing, which is no robustness"
+            )
+        if not np.isfinite(gradient.numpy()).all():
+            raise UserError(
+                f"{self.name} has gradients that are not finite (a square root or norm"
+                " at 0?): attacks that follow them would find nothing, which is no"
+                " robustness"
+            )
         if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
             raise UserError(
                 f"{self.name} has probabilities as outputs: remove its softmax, in"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def evaluate(
     split: str = "test",
     batch_size: int = 500,
     seed: int = 0,
-    strategy: tf.distribute.Strategy | None = None,
+    strategy: Callable[[], tf.distribute.Strategy] = distribute.strategy,
 ) -> list[Row]:
     """Measures all cells that `run_dir` does not hold yet.
 
@@ -45,7 +45,7 @@ def evaluate(
       split: 'train', 'validation' or 'test'.
       batch_size: Examples at a time, over all devices. Results do not depend on it.
       seed: Of the attacks' random draws.
-      strategy: Where to run; on all GPUs if None.
+      strategy: Makes the strategy: where to run.
 
     Returns:
       The rows of all evaluators, measured now or before.
@@ -58,8 +58,7 @@ def evaluate(
     if not names or len(set(names)) < len(names):
         raise UserError(f"evaluators need distinct names, at least one; got {names}")
 
-    strategy = strategy or distribute.strategy()
-    with strategy.scope():
+    with strategy().scope():
         classifier = Classifier.load(model_path)
         subject = Subject(classifier, dataset, split, batch_size, seed)
         first = subject.first_batch()
@@ -88,9 +87,11 @@ def evaluate(
 
         rows, outcomes = [], {}
         for (evaluator, cell, settings), known in zip(plan, finished, strict=True):
-            if known:
-                row, correct = known
-            else:
+            found, correct = known or (None, None)
+            row = _row(origin, evaluator, cell, correct) if known else None
+            if known and row != found:
+                logging.warning("%s does not fit its outcomes; measuring anew", found)
+            if row is None or row != found:
                 start = time.perf_counter()
                 correct = evaluator.measure(cell, subject, outcomes.get(evaluator.name))
                 seconds = time.perf_counter() - start

@@ -51,6 +51,18 @@ class Validation:
         """What a call returns numbers for: 'clean', 'pgd10_linf', 'pgd10_l2@0.5000'."""
         return [label for evaluator in self.evaluators for label in _labels(evaluator)]
 
+    def prepare(self, model: keras.Model, dataset: Any) -> list[str]:
+        """Finds out before training whether a call will work.
+
+        Returns:
+          `labels()`.
+
+        Raises:
+          UserError: Model, data set and settings do not fit together.
+        """
+        self._subject(model, dataset)
+        return self.labels()
+
     def __call__(self, model: keras.Model, dataset: Any) -> dict[str, float]:
         """Accuracies in [0, 1] of a model from images in [0, 1] to logits, by label."""
         subject = self._subject(model, dataset)

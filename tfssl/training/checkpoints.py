@@ -27,6 +27,7 @@ class Checkpoints:
         self._checkpoint = tf.train.Checkpoint(
             step=self.step, variables=dict(variables)
         )
+        _list_anew(folder)
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, str(folder), max_to_keep=keep, step_counter=self.step
         )
@@ -65,3 +66,20 @@ class Checkpoints:
                 " delete the folder to start anew"
             )
         return 0
+
+
+def _list_anew(folder: Path) -> None:
+    """Writes TensorFlow's list of the checkpoints from what lies in the folder.
+
+    Were the list lost or empty, they would be passed over in silence.
+    """
+    paths = [str(path.with_suffix("")) for path in folder.glob("ckpt-*.index")]
+    paths.sort(key=lambda path: int(path.rpartition("-")[2]))
+    if paths:
+        tf.compat.v1.train.update_checkpoint_state(
+            str(folder),
+            paths[-1],
+            paths,
+            # Any times above 0: the manager overlooks what has none.
+            all_model_checkpoint_timestamps=[i + 1.0 for i in range(len(paths))],
+        )

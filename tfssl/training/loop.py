@@ -52,7 +52,7 @@ def train(
     log_every: int | None = None,
     deterministic: bool = False,
     tensorboard: bool = False,
-) -> None:
+) -> bool:
     """Trains one run; the same call again resumes it, or does nothing if it is done.
 
     Writes manifest.json, metrics.csv, checkpoints/ and, at the end, model.keras.
@@ -73,8 +73,9 @@ def train(
       attack: Finds the adversarial examples that terms name.
       trainer: Makes the `Trainer`; gin may bind its other settings.
       strategy: Where the replicas live.
-      validation: `validation(model, dataset)` gives named numbers, larger is better.
-      validate_every: Epochs between validations.
+      validation: `validation.prepare(model, dataset)` gives names, and
+        `validation(model, dataset)` numbers by name, larger is better.
+      validate_every: Epochs between validations; there is one after the last as well.
       select: Which of these numbers decides which weights are exported (for instance
         robust accuracy: early stopping against robust overfitting, Rice 2020); None:
         the last weights.
@@ -83,20 +84,39 @@ def train(
       deterministic: Bit-equal repetition, at some cost in speed.
       tensorboard: Also write events for TensorBoard.
 
+    Returns:
+      Whether there was anything left to do.
+
     Raises:
       UserError: Settings contradict one another, or a loss became infinite or NaN.
     """
     run_dir = Path(run_dir)
     if manifest.read(run_dir).get("finished"):
         logging.info("%s is finished already", run_dir)
-        return
+        return False
     if (select or patience) and validation is None:
         raise UserError("select and patience need a validation: set train.validation")
     if patience and not select:
         raise UserError("patience needs train.select, the number that must improve")
-
-    if epochs < 1:
-        raise UserError(f"epochs is {epochs}: a run has at least one")
+    if patience and patience < validate_every:
+        raise UserError(
+            "patience must be at least validate_every: nothing is known yet"
+        )
+    for key, value, low in (
+        ("seed", seed, 0),
+        ("epochs", epochs, 1),
+        ("batch_size", batch_size, 1),
+        ("validate_every", validate_every, 1),
+        ("log_every", log_every or 1, 1),
+    ):
+        if not isinstance(value, int) or not low <= value < 2**31:
+            raise UserError(
+                f"{key} must be a whole number, at least {low}, not {value!r}"
+            )
+    if isinstance(learning_rate, str) or not 0 < learning_rate < float("inf"):
+        raise UserError(f"learning_rate must be positive, not {learning_rate!r}")
+    if not name:
+        raise UserError("the run needs a name: set NAME")
 
     if deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -119,13 +139,15 @@ def train(
         model = trainer(
             backbone(dataset.image_shape), dataset.num_classes, terms, attack
         )
-        model.compile(
-            optimizer=optimizer(
-                learning_rate=schedule(learning_rate, last_step, steps_per_epoch)
-            )
-        )
+        rate = schedule(learning_rate, last_step, steps_per_epoch)
+        model.compile(optimizer=optimizer(learning_rate=rate))
         model.optimizer.build(model.trainable_variables)
         exported = model.exported()
+        labels = validation.prepare(exported, dataset) if validation else []
+    if select and select not in labels:
+        raise UserError(
+            f"train.select is {select!r}, but validation measures {', '.join(labels)}"
+        )
 
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(run_dir / "checkpoints", _variables(model))
@@ -133,7 +155,7 @@ def train(
     if first_step:
         logging.info("resuming %s at step %d of %d", run_dir, first_step, last_step)
     metrics = MetricsFile(run_dir / "metrics.csv", first_step)
-    selection = Selection(run_dir / "checkpoints", select)
+    selection = Selection(run_dir / "checkpoints", select, first_step)
     manifest.write(
         run_dir,
         {
@@ -163,6 +185,10 @@ def train(
         every = log_every or steps_per_epoch
         return not step % every or not step % steps_per_epoch or step == last_step
 
+    def is_validated(step: int) -> bool:
+        every = validate_every * steps_per_epoch
+        return validation is not None and (not step % every or step == last_step)
+
     logs: list[Mapping[str, tf.Tensor]] = []
     since = said = time.perf_counter()
     bar = tqdm(
@@ -174,6 +200,11 @@ def train(
     )
     callbacks.on_train_begin()
     for step in range(first_step + 1, last_step + 1):
+        # Before the step, so that a run that resumes where it stopped stops again.
+        idle = step - 1 - selection.step if selection.step else 0
+        if patience and idle >= patience * steps_per_epoch:
+            logging.info("stopped: no better %s for %d epochs", select, patience)
+            break
         logs.append(train_step(next(batches)))
         bar.update()
         if not is_tick(step):
@@ -184,11 +215,10 @@ def train(
 
         row = {"step": step, "epoch": step / steps_per_epoch}
         row |= _means(logs, step, checkpoints)
-        row["learning_rate"] = float(model.optimizer.learning_rate)
+        row["learning_rate"] = float(rate(step - 1))  # Updates count from 0.
         seconds = time.perf_counter() - since
         row["images_per_second"] = len(logs) * batch_size / seconds
-        epoch, remainder = divmod(step, steps_per_epoch)
-        if validation and not remainder and not epoch % validate_every:
+        if is_validated(step):
             with strategy.scope(), model.averaged():
                 measured = validation(exported, dataset)
                 row |= {f"validation/{key}": value for key, value in measured.items()}
@@ -199,16 +229,15 @@ def train(
         bar.set_postfix(loss=f"{row['loss']:.3f}")
         if bar.disable:
             logging.info("%s", _line(name, row, last_step))
-        if patience and step - selection.step >= patience * steps_per_epoch:
-            logging.info("stopped: no better %s for %d epochs", select, patience)
-            break
         logs, since = [], time.perf_counter()
     bar.close()
     callbacks.on_train_end()
 
     with model.averaged():
         selection.export(run_dir / "model.keras", exported)
-    manifest.write(run_dir, {"finished": time.time(), "selected_step": selection.step})
+    selected_step = selection.step if select else int(checkpoints.step.numpy())
+    manifest.write(run_dir, {"finished": time.time(), "selected_step": selected_step})
+    return True
 
 
 def _variables(model: Trainer) -> dict[str, tf.Variable]:
@@ -238,11 +267,13 @@ def _means(
         culprits = [names[j] for i, j in bad if i == first]
         # The sum over terms is no news if a term is named.
         culprits = [n for n in culprits if n != "loss"] or culprits
+        good = int(checkpoints.step.numpy())
+        kept = f"the checkpoint of step {good} is the last good one"
         raise UserError(
             f"{' and '.join(culprits)} became {steps[first, names.index(culprits[0])]}"
-            f" at step {step - len(logs) + 1 + first}; the checkpoint of step"
-            f" {int(checkpoints.step.numpy())} is the last good one. A smaller"
-            " LEARNING_RATE usually helps"
+            f" at step {step - len(logs) + 1 + first};"
+            f" {kept if good else 'there is no checkpoint'}. A smaller LEARNING_RATE"
+            " usually helps"
         )
     return dict(zip(names, steps.mean(0), strict=True))
 

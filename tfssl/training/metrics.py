@@ -27,12 +27,17 @@ class MetricsFile:
                 self.rows = [
                     row
                     for row in csv.DictReader(file)
-                    if row["step"].isdigit() and int(row["step"]) <= step
+                    if (row.get("step") or "").isdigit() and int(row["step"]) <= step
                 ]
 
     def append(self, row: Mapping[str, float]) -> None:
         """Adds a row; the file is replaced as a whole, so it is never half-written."""
-        self.rows.append({name: f"{value:.7g}" for name, value in row.items()})
+        self.rows.append(
+            {
+                name: str(value) if isinstance(value, int) else f"{value:.7g}"
+                for name, value in row.items()
+            }
+        )
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         with (
             files.replacing(self._path) as path,

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfssl import distribute
+from tfssl.types import UserError
 
 
 class _SGD(keras.optimizers.SGD):
@@ -29,6 +30,11 @@ class _SGD(keras.optimizers.SGD):
             for gradient, variable in zip(grads, variables, strict=True)
         ]
         return super().apply(grads, trainable_variables)
+
+
+def _check_decay(weight_decay: float) -> None:
+    if not 0 <= weight_decay < float("inf"):
+        raise UserError(f"weight_decay must be >= 0, not {weight_decay!r}")
 
 
 def _decays(variable: keras.Variable) -> bool:
@@ -52,6 +58,7 @@ def sgd(
       momentum: Momentum.
       nesterov: Nesterov's form.
     """
+    _check_decay(weight_decay)
     return _SGD(
         name="sgd",
         l2=weight_decay,
@@ -82,4 +89,5 @@ def adamw(learning_rate, weight_decay: float = 0.05) -> keras.optimizers.Optimiz
       learning_rate: A number or schedule.
       weight_decay: kernel -= learning_rate * weight_decay * kernel in each step.
     """
+    _check_decay(weight_decay)
     return _AdamW(learning_rate, weight_decay=weight_decay, name="adamw")

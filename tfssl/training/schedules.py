@@ -12,11 +12,13 @@ import gin
 import keras
 import tensorflow as tf
 
+from tfssl.types import UserError
+
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 @gin.register(module="tfssl.training")
-def constant(learning_rate: float, steps: int, steps_per_epoch: int) -> Schedule:
+def constant_rate(learning_rate: float, steps: int, steps_per_epoch: int) -> Schedule:
     """The same learning rate throughout."""
     del steps, steps_per_epoch
     return _Linear([(0, learning_rate), (1, learning_rate)])
@@ -35,6 +37,8 @@ def piecewise(
     Rice 2020 drops after 100 and 150 of 200 epochs, the default here.
     """
     del steps_per_epoch
+    if list(drops) != sorted(set(drops)) or not all(0 < drop < 1 for drop in drops):
+        raise UserError(f"piecewise.drops must ascend within 0 and 1, not be {drops}")
     return keras.optimizers.schedules.PiecewiseConstantDecay(
         # Keras keeps the old value at the boundary itself.
         boundaries=[round(drop * steps) - 1 for drop in drops],
@@ -60,6 +64,10 @@ def cosine(
       final: Learning rate at the end.
     """
     warmup = round(warmup_epochs * steps_per_epoch)
+    if not 0 <= warmup < steps:
+        raise UserError(
+            f"cosine.warmup_epochs {warmup_epochs} does not fit into the run"
+        )
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warmup else learning_rate,
         decay_steps=max(1, steps - warmup),
@@ -82,6 +90,8 @@ def one_cycle(
       peak: Where the peak lies, as a share of the run.
     """
     del steps_per_epoch
+    if not 0 < peak < 1:
+        raise UserError(f"one_cycle.peak must lie between 0 and 1, not at {peak}")
     return _Linear([(0, 0.0), (max(1, peak * steps), learning_rate), (steps, 0.0)])
 
 

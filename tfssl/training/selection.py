@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import keras
 
 from tfssl import files
 from tfssl.types import UserError
+
+_ANEW = "delete the run's folder to train anew"
 
 
 class Selection:
@@ -21,33 +23,32 @@ class Selection:
     Args:
       folder: Where to keep them.
       select: Name of the number; None: the last weights are exported.
+      step: The step the run goes on from.
+
+    Raises:
+      UserError: What was kept is damaged.
     """
 
-    def __init__(self, folder: Path, select: str | None):
+    def __init__(self, folder: Path, select: str | None, step: int):
         self._select = select
         self._model = folder / "best.keras"
         self._record = folder / "best.json"
         self.step, self.value = 0, -float("inf")
         if select and self._record.exists():
-            record = json.loads(self._record.read_text())
-            self.step, self.value = record["step"], record["value"]
+            try:
+                record = json.loads(self._record.read_text())
+                found = int(record["step"]), float(record["value"])
+            except (ValueError, TypeError, KeyError):
+                raise UserError(f"{self._record} is damaged: {_ANEW}") from None
+            # What was selected after the checkpoint will be selected again.
+            if found[0] <= step:
+                self.step, self.value = found
 
     def offer(
         self, step: int, measured: Mapping[str, float], model: keras.Model
     ) -> None:
-        """Keeps the weights if they are the best so far.
-
-        Raises:
-          UserError: The number to select by was not measured.
-        """
-        if not self._select:
-            return
-        if self._select not in measured:
-            raise UserError(
-                f"train.select is {self._select!r}, but validation measures"
-                f" {', '.join(measured)}"
-            )
-        if measured[self._select] <= self.value:
+        """Keeps the weights if they are the best so far."""
+        if not self._select or measured[self._select] <= self.value:
             return
         self.step, self.value = step, float(measured[self._select])
         _save(model, self._model)
@@ -55,12 +56,19 @@ class Selection:
             path.write_text(json.dumps({"step": step, "value": self.value}))
 
     def export(self, path: Path, model: keras.Model) -> None:
-        """Writes the selected weights, or those of `model` if none were selected."""
-        if self._select and self._model.exists():
-            with files.replacing(path) as temporary:
-                shutil.copyfile(self._model, temporary)
-        else:
-            _save(model, path)
+        """Writes the selected weights, or those of `model` if there is no selection.
+
+        Raises:
+          UserError: The selected weights are lost or damaged.
+        """
+        if self._select:
+            try:
+                model = keras.saving.load_model(self._model, compile=False)
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                raise UserError(
+                    f"{self._model}, the best weights, cannot be read: {_ANEW}"
+                ) from None
+        _save(model, path)
 
 
 def _save(model: keras.Model, path: Path) -> None:

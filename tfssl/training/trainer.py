@@ -49,6 +49,8 @@ class Trainer(keras.Model):
         ema_decay: float | None = None,
     ):
         super().__init__(name="trainer")
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise UserError(f"ema_decay must be in [0, 1), not {ema_decay!r}")
         self.backbone = backbone
         self.attack = attack
         self.one_pass = one_pass
@@ -226,11 +228,11 @@ def _named(terms: Sequence[Term], attack: Any) -> dict[str, Term]:
     """Names terms by objective and, where that is not enough, by example.
 
     Raises:
-      UserError: Two terms are alike, an example is searched for by nobody, or there is
-        no attack to find it.
+      UserError: No term has a weight, two are alike, an example is searched for by
+        nobody, or there is no attack to find it.
     """
-    if not terms:
-        raise UserError("there are no terms: nothing to train")
+    if not any(term.weight for term in terms):
+        raise UserError("no term has a weight: there is nothing to learn")
     count: dict[str, int] = {}
     for term in terms:
         count[term.objective.name] = count.get(term.objective.name, 0) + 1
