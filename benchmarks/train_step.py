@@ -43,6 +43,7 @@ from tfssl.attacks.pgd import PGD
 from tfssl.losses import classification
 from tfssl.models.resnet import resnet18
 from tfssl.objectives.classification import Classification
+from tfssl.training.folding import Folded
 from tfssl.training.optimizers import sgd
 from tfssl.training.term import Term
 from tfssl.training.trainer import Trainer
@@ -196,6 +197,7 @@ def parts(
     model: keras.Model, batch: dict[str, tf.Tensor]
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """What no step can do without: (K input gradients, an update), written plainly."""
+    folded = Folded(model)  # As the step does: it is the same work that is compared.
     optimizer = sgd(LEARNING_RATE, WEIGHT_DECAY, MOMENTUM)
     optimizer.build(model.trainable_variables)
 
@@ -203,7 +205,7 @@ def parts(
     def gradient(image):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(image)
-            logits = model(image, training=False)
+            logits = folded.at_present()(image)
             loss = classification.cross_entropy(batch["label"], logits)
         return tape.gradient(loss, image)
 

@@ -35,9 +35,11 @@ def find(file: str | os.PathLike) -> Path:
         if path.is_file():
             return path
     folder, name = os.path.split(file)
-    near = sorted(p.name for p in (gin_dir() / folder).glob("*.gin"))
-    close = difflib.get_close_matches(name, near, n=3, cutoff=0.4) or near[:8]
-    hint = f"; {folder or '.'} holds {', '.join(close)}" if close else ""
+    there = sorted(p.name for p in (gin_dir() / folder).glob("*.gin"))
+    close = difflib.get_close_matches(name, there, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    if there and not close:
+        hint = f"; {folder or '.'} holds {', '.join(there)}"
     raise UserError(f"no gin file {file} (looked here and in {gin_dir()}){hint}")
 
 
@@ -63,9 +65,20 @@ def parse(files: Sequence[str | os.PathLike], params: Sequence[str] = ()) -> Non
                 close = difflib.get_close_matches(macro[1], known, n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise UserError(f"no macro {macro[1]} in this configuration{hint}")
-            gin.parse_config(param)
+            try:
+                gin.parse_config(param)
+            except SyntaxError:
+                raise UserError(
+                    f"cannot read --gin_param {param}: words, and fractions such as"
+                    " '8/255', need quotes within"
+                ) from None
         _check_scopes()
         gin.finalize()
+
+
+def sets(macro: str) -> bool:
+    """Whether the configuration in force sets a macro."""
+    return macro in _macros_set()
 
 
 def text() -> str:
@@ -79,13 +92,16 @@ def operative_text() -> str:
 
 
 def differences(old: str, new: str) -> list[str]:
-    """The bindings in which two `text()`s differ, as '- old' and '+ new' lines."""
+    """The bindings in which two `text()`s differ, as '- old' and '+ new' lines.
+
+    Imports do not count: a binding that needs another differs itself.
+    """
 
     def bindings(config: str) -> list[str]:
         return [
             line
             for line in config.replace("\\\n", "").splitlines()
-            if line.strip() and not line.startswith("#")
+            if line.strip() and not line.startswith(("#", "import "))
         ]
 
     diff = difflib.ndiff(bindings(old), bindings(new))
@@ -147,4 +163,9 @@ def _one_line_errors():
         where = getattr(error, "filename", None)
         line = f" ({where}:{error.lineno})" if isinstance(error, SyntaxError) else ""
         message = re.sub(r"\s+", " ", message).strip()
+        if missing := re.match(r"(\w+)/macro\.value set to `%gin.REQUIRED`", message):
+            raise UserError(
+                f"{missing[1]} is not set: include a file that sets it, or give it by"
+                f" --gin_param (gin/runs/train.gin says what goes where)"
+            ) from error
         raise UserError(f"configuration: {message}{line}") from error

@@ -271,7 +271,6 @@ def test_goals_know_when_they_have_won(goal):
         ({"restarts": 2}, "keep='best'"),
         ({"step_size": 0.1, "relative_step_size": 0.1}, "not both"),
         ({"relative_step_size": -1.0}, "non-negative"),
-        ({"relative_step_size": 0.0}, "goes nowhere"),
         ({"keep": "first"}, "'last' or 'best'"),
         ({"batch_norm": "train"}, "'inference' or 'training'"),
         ({"noisy_centre": True, "random_start": False}, "random_start"),

@@ -101,13 +101,13 @@ def refused(tmp_path):
         (["NAME='x'", "EPSILON='8/'"], "'8/' is not a size"),
         (["NAME='x'", "EPSILON=8"], "write '8/255' rather than 8"),
         (["NAME='x'", "EPSILON='-1/255'"], "non-negative"),
-        (["NAME='x'", "EPSILON=8/255"], "configuration"),
+        (["NAME='x'", "EPSILON=8/255"], "--gin_param EPSILON=8/255: words, and frac"),
         (["NAME='x'", "SSL_WEIGHT=-1"], ">= 0"),
         (["NAME='x'", "EPOCHS=0"], "epochs must be a whole number, at least 1"),
         (["NAME='x'", "Trainer.ema_decay=2.0"], "ema_decay"),
         (["NAME='x'", "SCHEDULE=@constant"], "constant"),
         (["NAME='x'", "WEIGHT_DECAY=-1.0"], "weight_decay"),
-        ([], "NAME"),
+        ([], "NAME is not set: include a file that sets it"),
     ],
 )
 def test_bad_parameters(refused, params, message):
@@ -117,7 +117,9 @@ def test_bad_parameters(refused, params, message):
 def test_unknown_gin_file_names_its_neighbours(refused):
     message = refused(files=["data/cifar11.gin"])
     assert "no gin file data/cifar11.gin" in message
-    assert "cifar10.gin" in message
+    assert "did you mean cifar10" in message
+    message = refused(files=["attacks/nosuch.gin"])
+    assert "attacks holds fgsm_random_start_linf.gin, pgd_l2.gin, pgd_l" in message
 
 
 def test_run_dir_of_another_configuration(refused, tmp_path):

@@ -50,7 +50,7 @@ def test_labels_must_differ(attack):
 
 
 def test_the_shipped_file_follows_epsilon():
-    files = ["attacks/pgd_linf.gin", "validation/pgd10_linf.gin"]
+    files = ["attacks/pgd_linf.gin", "validation/pgd10.gin"]
     config.parse(files, ["EPSILON = '4/255'"])
     validation = gin.query_parameter(
         "VALIDATION/gin.macro.value"

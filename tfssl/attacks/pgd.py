@@ -90,8 +90,6 @@ class PGD:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"PGD.{name} must be a positive integer, not {value!r}")
-        if self.step_size == 0 or self.relative_step_size == 0:
-            raise UserError("a PGD step of size 0 goes nowhere")
         if self.step_size is not None and self.relative_step_size is not None:
             raise UserError("give PGD.step_size or PGD.relative_step_size, not both")
         if self.keep not in ("last", "best"):

@@ -58,7 +58,11 @@ def run(main: Callable[..., None], doc: str, arguments: bool = False) -> None:
             return 130
         return 0
 
-    sys.modules["__main__"].__doc__ = doc  # What absl prints for --help.
+    if {"-h", "-help", "--help"} & set(sys.argv[1:]):
+        # Absl's own names no flags and exits with 1.
+        modules = [__name__, "__main__", main.__module__]
+        print(doc + flags.FLAGS.get_help_for_modules("  ", modules))
+        sys.exit(0)
     app.run(checked)
 
 

@@ -5,6 +5,9 @@ A run of bin/train, on the data it was trained on:
   bin/evaluate --run_dir runs/at
   bin/evaluate --run_dir runs/at --gin_file evaluation/pgd20_l2.gin
 
+Without an evaluation it is PGD-20 in the ball of training, evaluation/pgd20_linf.gin or
+evaluation/pgd20_l2.gin.
+
 A Keras model from elsewhere, which takes images in [0, 1] and returns logits:
 
   bin/evaluate --model resnet.keras --run_dir runs/resnet \
@@ -50,19 +53,21 @@ def main() -> None:
                 f"{run_dir} holds no finished training run (model.keras, config.gin):"
                 " train it first, or give --model"
             )
-        gin_files = [
-            run_dir / "config.gin",
-            *(gin_files or ["evaluation/pgd20_linf.gin"]),
-        ]
+        gin_files = [run_dir / "config.gin", *gin_files]
     elif not gin_files:
         raise UserError(
             "--model needs to be told the data and the evaluation, for instance"
             " --gin_file data/cifar10.gin --gin_file evaluation/pgd20_linf.gin"
         )
     app.load_tensorflow()
+    from tfssl import manifest
     from tfssl.evaluation import results
     from tfssl.evaluation.evaluate import evaluate
 
+    config.parse(gin_files)
+    if not config.sets("EVALUATORS"):
+        norm = manifest.read(run_dir).get("norm") or "linf"
+        gin_files.append(f"evaluation/pgd20_{norm}.gin")
     config.parse(gin_files, app.GIN_PARAM.value)
     app.make_folder(run_dir / "results")
     rows = evaluate(run_dir, model)

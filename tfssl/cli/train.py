@@ -40,9 +40,10 @@ def main() -> None:
         # Of a run that never got so far as to learn anything, nothing is lost.
         begun = any((run_dir / "checkpoints").glob("*.index"))
         if changes and (begun or (run_dir / "model.keras").exists()):
+            more = f"; and {len(changes) - 8} more" if len(changes) > 8 else ""
             raise UserError(
                 f"{run_dir} holds a run of another configuration"
-                f" ({'; '.join(changes)}); choose another --run_dir"
+                f" ({'; '.join(changes[:8])}{more}); choose another --run_dir"
             )
     app.make_folder(run_dir)
     with files.replacing(config_file) as path:

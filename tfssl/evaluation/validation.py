@@ -48,7 +48,7 @@ class Validation:
             raise UserError(f"validation needs distinct labels; got {labels}")
 
     def labels(self) -> list[str]:
-        """What a call returns numbers for: 'clean', 'pgd10_linf', 'pgd10_l2@0.5000'."""
+        """What a call returns numbers for: 'clean', 'pgd10', 'pgd20_l2@0.5000'."""
         return [label for evaluator in self.evaluators for label in _labels(evaluator)]
 
     def prepare(self, model: keras.Model, dataset: Any) -> list[str]:

@@ -94,14 +94,7 @@ def train(
     if manifest.read(run_dir).get("finished"):
         logging.info("%s is finished already", run_dir)
         return False
-    if (select or patience) and validation is None:
-        raise UserError("select and patience need a validation: set train.validation")
-    if patience and not select:
-        raise UserError("patience needs train.select, the number that must improve")
-    if patience and patience < validate_every:
-        raise UserError(
-            "patience must be at least validate_every: nothing is known yet"
-        )
+    _check(name, learning_rate, validation, validate_every, select, patience)
     for key, value, low in (
         ("seed", seed, 0),
         ("epochs", epochs, 1),
@@ -113,10 +106,6 @@ def train(
             raise UserError(
                 f"{key} must be a whole number, at least {low}, not {value!r}"
             )
-    if isinstance(learning_rate, str) or not 0 < learning_rate < float("inf"):
-        raise UserError(f"learning_rate must be positive, not {learning_rate!r}")
-    if not name:
-        raise UserError("the run needs a name: set NAME")
 
     if deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -237,7 +226,31 @@ def train(
         selection.export(run_dir / "model.keras", exported)
     selected_step = selection.step if select else int(checkpoints.step.numpy())
     manifest.write(run_dir, {"finished": time.time(), "selected_step": selected_step})
+    logging.info(
+        "%s has the weights of step %d", run_dir / "model.keras", selected_step
+    )
     return True
+
+
+def _check(
+    name: str,
+    learning_rate: float,
+    validation: Any,
+    validate_every: int,
+    select: str | None,
+    patience: int | None,
+) -> None:
+    """Raises UserError if these arguments of `train` are of no use together."""
+    if not name:
+        raise UserError("the run needs a name: set NAME")
+    if isinstance(learning_rate, str) or not 0 < learning_rate < float("inf"):
+        raise UserError(f"learning_rate must be positive, not {learning_rate!r}")
+    if (select or patience) and validation is None:
+        raise UserError("select and patience need a validation: set train.validation")
+    if patience and not select:
+        raise UserError("patience needs train.select, the number that must improve")
+    if patience and patience < validate_every:
+        raise UserError("patience must be at least validate_every")
 
 
 def _variables(model: Trainer) -> dict[str, tf.Variable]:
