@@ -179,3 +179,11 @@ def test_errors_are_one_line_and_exit_1(arguments, message, tmp_path):
     assert result.returncode == 1
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
+
+
+def test_help_teaches_and_names_the_flags():
+    result = subprocess.run(
+        [sys.executable, str(BIN), "--help"], capture_output=True, text=True, check=True
+    )
+    assert "bin/train --gin_file papers/madry2018/cifar10.gin" in result.stdout
+    assert "--gin_param" in result.stdout

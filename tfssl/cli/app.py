@@ -60,8 +60,9 @@ def run(main: Callable[..., None], doc: str, arguments: bool = False) -> None:
 
     if {"-h", "-help", "--help"} & set(sys.argv[1:]):
         # Absl's own names no flags and exits with 1.
-        modules = [__name__, "__main__", main.__module__]
-        print(doc + flags.FLAGS.get_help_for_modules("  ", modules))
+        print(doc)
+        for module in (__name__, main.__module__):
+            print(flags.FLAGS.module_help(module))
         sys.exit(0)
     app.run(checked)
 
