@@ -59,6 +59,16 @@ def test_a_training_run(call, data_file, model_path, tmp_path, capsys):
     assert sum(line.startswith("pgd20_linf") for line in lines) == 6
 
 
+def test_default_is_the_ball_of_training(call, data_file, model_path, tmp_path, capsys):
+    config.parse([data_file])
+    (tmp_path / "config.gin").write_text(config.text())
+    manifest = '{"name": "l2", "seed": 0, "norm": "l2"}'
+    (tmp_path / "manifest.json").write_text(manifest)
+    call(run_dir=str(tmp_path))
+    names = {line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert names == {"clean", "pgd20_l2"}
+
+
 def test_what_is_missing_is_said(call, data_file, model_path, tmp_path):
     with pytest.raises(UserError, match="--run_dir is missing"):
         call(run_dir=None)
