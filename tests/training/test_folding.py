@@ -67,6 +67,12 @@ def test_what_cannot_be_folded_stays():
     np.testing.assert_allclose(folded.at_present()(image), network(image), rtol=1e-4)
 
 
+def test_nothing_to_fold_is_the_network_itself():
+    inputs = keras.Input((4,))
+    network = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    assert Folded(network).at_present() is network
+
+
 def test_folding_draws_no_random_numbers():
     """Weights made after a folding are those that would have been made without."""
     values = []

@@ -41,6 +41,8 @@ class Folded:
 
     def at_present(self) -> Callable[..., tf.Tensor]:
         """The network with the weights it has now, as a function of images."""
+        if not self._pairs:
+            return self._network
         values = {}
         for layer in self._twin.layers:
             if layer.name in self._pairs:
