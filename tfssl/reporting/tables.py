@@ -105,6 +105,8 @@ def _notes(summary: Summary, with_crossing: bool) -> list[str]:
     if any(e.seeds == 1 and not math.isnan(e.low) for e in estimates):
         kind = "paired normal" if summary.baseline else "Wilson"
         notes.append(f"One seed: [95 % {kind} interval over the examples].")
+    if summary.baseline:
+        notes.append(f"Seeds: those that a run and {summary.baseline} both have.")
     if any(e.seeds == 1 and math.isnan(e.low) for e in estimates):
         notes.append("One seed and no outcomes per example: no interval.")
     if with_crossing:
