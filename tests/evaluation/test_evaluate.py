@@ -112,6 +112,12 @@ def test_a_grid_can_be_continued_and_shortened(run, attack):
         lambda cell: cell.with_suffix(".json").write_text("{"),
         lambda cell: cell.with_suffix(".json").write_text("[]"),
         lambda cell: cell.with_suffix(".json").unlink(),
+        lambda cell: cell.with_suffix(".json").write_text(
+            cell.with_suffix(".json").read_text().replace('"n": 230', '"n": 231')
+        ),
+        lambda cell: cell.with_suffix(".json").write_text(
+            cell.with_suffix(".json").read_text().replace('"key": "', '"key": "0')
+        ),
         lambda cell: cell.with_suffix(".npz").write_bytes(b""),
         lambda cell: cell.with_suffix(".npz").unlink(),
         lambda cell: cell.with_suffix(".npz").write_bytes(

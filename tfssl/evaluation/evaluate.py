@@ -87,11 +87,16 @@ def evaluate(
 
         rows, outcomes = [], {}
         for (evaluator, cell, settings), known in zip(plan, finished, strict=True):
-            found, correct = known or (None, None)
-            row = _row(origin, evaluator, cell, correct) if known else None
-            if known and row != found:
-                logging.warning("%s does not fit its outcomes; measuring anew", found)
-            if row is None or row != found:
+            correct = None
+            if known:
+                found, correct = known
+                row = _row(origin, evaluator, cell, correct)
+                if row != found:
+                    logging.warning(
+                        "%s does not fit its outcomes: measured anew", found
+                    )
+                    correct = None
+            if correct is None:
                 start = time.perf_counter()
                 correct = evaluator.measure(cell, subject, outcomes.get(evaluator.name))
                 seconds = time.perf_counter() - start
