@@ -8,6 +8,7 @@ replicas equal one and a resumed run equal an undisturbed one.
 
 import hashlib
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -75,3 +76,55 @@ def integers(seed: tf.Tensor, shape, high: int) -> tf.Tensor:
         shape,
         tf.int32,
     )
+
+
+def uniforms(seed: tf.Tensor, index, count: int) -> tf.Tensor:
+    """A few draws for every example at once: [b, count] float32, uniform in [0, 1).
+
+    The functions above loop over the examples, which is too slow for an attack that
+    draws a handful of numbers thousands of times. Here a number depends on the
+    example's seed, the index and the column alone: word `column % 2` of
+    `threefry(seed, (index, column // 2))`.
+
+    Args:
+      seed: [b, 2] int32.
+      index: Scalar or [b] int; which draw of the stream, such as the step.
+      count: Numbers per example.
+    """
+    key = tf.bitcast(seed, tf.uint32)
+    index = tf.bitcast(tf.cast(index, tf.int32), tf.uint32)
+    pairs = (count + 1) // 2
+    words = threefry(
+        (key[:, :1], key[:, 1:]),
+        (tf.reshape(index, [-1, 1]), np.arange(pairs, dtype=np.uint32)[None]),
+    )
+    # 24 bits are what a float32 in [0, 1) can hold; 32 would round up to 1.
+    words = [tf.bitwise.right_shift(word, np.uint32(8)) for word in words]
+    columns = [tf.cast(word, tf.float32) * 2.0**-24 for word in words]
+    return tf.reshape(tf.stack(columns, axis=-1), [-1, 2 * pairs])[:, :count]
+
+
+def threefry(key, counter) -> tuple[tf.Tensor, tf.Tensor]:
+    """Threefry-2x32 with 20 rounds: counters in, random words out.
+
+    Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3, section 3.3. In
+    uint32 because TensorFlow adds int32 on the host even where there is a GPU.
+
+    Args:
+      key: Two uint32 tensors.
+      counter: Two uint32 tensors or arrays that broadcast with those of the key.
+
+    Returns:
+      Two uint32 tensors.
+    """
+    xor = tf.bitwise.bitwise_xor
+    keys = (*key, xor(xor(key[0], key[1]), np.uint32(0x1BD11BDA)))
+    x, y = keys[0] + counter[0], keys[1] + counter[1]
+    for block in range(5):
+        for bits in ((13, 15, 26, 6), (17, 29, 16, 24))[block % 2]:
+            x += y
+            high = tf.bitwise.left_shift(y, np.uint32(bits))
+            y = xor(high + tf.bitwise.right_shift(y, np.uint32(32 - bits)), x)
+        x += keys[(block + 1) % 3]
+        y += keys[(block + 2) % 3] + np.uint32(block + 1)
+    return x, y
