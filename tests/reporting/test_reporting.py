@@ -6,45 +6,11 @@ import re
 
 import numpy as np
 import pytest
+from fake_cells import EPS, N, curve, one, write_cell, write_marks
 
 from tfssl.reporting import differences, plots, report, rows, summaries, tables
 from tfssl.reporting.tables import GAP
 from tfssl.types import UserError
-
-N = 400
-EPS = 8 / 255
-
-
-def write_cell(folder, strength, value, run="at", seed=0, correct=None, **changes):
-    """A finished cell as the evaluation writes it; returns its path."""
-    row = {
-        "run": run,
-        "seed": seed,
-        "dataset": "digits",
-        "split": "test",
-        "evaluator": "pgd_linf",
-        "perturbation": "linf",
-        "strength": strength,
-        "metric": "accuracy",
-        "value": value,
-        "n": N,
-        "low": value - 0.05,
-        "high": value + 0.04,
-    }
-    settings = changes.pop("settings", {"model": run, "steps": 20})
-    row |= changes
-    path = folder / "results" / row["evaluator"] / f"{strength!r}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cell = {"key": "k", "row": row, "settings": settings, "seconds": 1.0}
-    path.write_text(json.dumps(cell))
-    if correct is not None:
-        np.savez(path.with_suffix(".npz"), ids=np.arange(N), correct=correct)
-    return path
-
-
-def curve(folder, run, seed, values, strengths=(0.0, 4 / 255, EPS), **changes):
-    for strength, value in zip(strengths, values, strict=True):
-        write_cell(folder, strength, value, run, seed, **changes)
 
 
 @pytest.fixture
@@ -57,11 +23,6 @@ def runs(tmp_path):
         curve(folder / f"a_ssl/{seed}", "ssl_x", seed, base + [gain, gain, -gain])
     curve(folder / "c", "single", 1, [0.7, 0.6, 0.55])
     return folder
-
-
-def one(found):
-    (summary,) = found
-    return summary
 
 
 def test_table_by_hand(runs):
@@ -305,6 +266,7 @@ def test_everything_drawn_lies_in_the_picture(tmp_path, monkeypatch):
     for index in range(9):
         name = f"{index}_adversarial_training_with_rotation"
         curve(tmp_path / str(index), name, 0, [0.9, 0.5, 0.1], evaluator="long" * 20)
+    write_marks(tmp_path / "8", ["*"], doubt="why")
     figures = []
     save = plots.Figure.savefig
     monkeypatch.setattr(

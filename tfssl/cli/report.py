@@ -7,7 +7,8 @@ here: what bin/evaluate has finished is put together, runs of the same name as s
 one row. In DIR are written
 
   rows.csv           every number and where it comes from, for plots of your own
-  table.csv|md|tex   one row per run, one column per epsilon or severity, in percent
+  table.csv|md|tex   one row per run, one column per epsilon or severity, in percent;
+                     AutoAttack's stages and checks of attacks are tables of their own
   curve-*.png        the same as curves
 
 and with --baseline NAME, the name of the run to compare with,
@@ -17,8 +18,10 @@ and with --baseline NAME, the name of the run to compare with,
 
 "45.2 ± 0.3" is mean and sample standard deviation over seeds, "45.2 [43.1, 47.3]" one
 seed with its 95 % interval over the examples. A dash is what was not measured, or not
-comparably; below the table stands why. The same results give the same files, byte for
-byte.
+comparably; below the table stands why. A letter at a number means that the evaluation
+found reasons to doubt it: they stand below the table, in CSV files their names are in
+the column "marks", and the run's curve has hollow markers. The same results give the
+same files, byte for byte.
 
 Examples:
 

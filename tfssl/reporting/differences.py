@@ -78,7 +78,7 @@ def paired_interval(
 
 
 def _difference(
-    measured: summaries.Measured, run: str, strength: float, baseline: str
+    measured: summaries.Measured, run: str, column: summaries.Column, baseline: str
 ) -> summaries.Estimate:
     """Run minus baseline over the seeds they share.
 
@@ -92,16 +92,16 @@ def _difference(
     seeds = sorted(measured[run].keys() & measured.get(baseline, {}).keys())
     if not seeds:
         raise summaries.GapError(f"no seed in common with {baseline}")
-    ours = summaries.complete(measured, run, seeds, strength)
-    theirs = summaries.complete(measured, baseline, seeds, strength)
+    ours = summaries.complete(measured, run, seeds, column)
+    theirs = summaries.complete(measured, baseline, seeds, column)
     if len({row.n for row in ours + theirs}) > 1:
         raise summaries.GapError("measured on different numbers of examples")
     values = [our.value - their.value for our, their in zip(ours, theirs, strict=True)]
-    n = ours[0].n
+    n, marks = ours[0].n, summaries.marks_of(ours + theirs)
     if len(values) > 1:
-        return summaries.spread(values, n)
+        return summaries.spread(values, n, marks)
     low, high = _over_examples(ours[0], theirs[0])
-    return summaries.Estimate(values[0], low, high, 1, n)
+    return summaries.Estimate(values[0], low, high, 1, n, marks)
 
 
 def _over_examples(our: Any, their: Any) -> tuple[float, float]:

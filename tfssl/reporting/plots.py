@@ -23,7 +23,7 @@ DASHES = ["-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1))]
 def save(summary: Summary, path: Path) -> None:
     """Writes a PNG of 5.5 inches width; the same summary gives the same bytes."""
     # No pyplot: it keeps global state, and looks for a screen.
-    columns = 2 if max(map(len, summary.runs)) < 28 else 1
+    columns = 2 if max(len(_name(summary, run)) for run in summary.runs) < 28 else 1
     height = 3.6 + 0.18 * math.ceil(len(summary.runs) / columns)
     figure = Figure(figsize=(5.5, height), dpi=200, layout="constrained")
     axes = figure.add_subplot()
@@ -56,28 +56,35 @@ def save(summary: Summary, path: Path) -> None:
 
 
 def _curve(axes: Axes, summary: Summary, run: str, index: int, unit: int) -> None:
-    """One run; a gap in the numbers is a gap in the line."""
+    """One run; a gap in the numbers is a gap in the line, doubts are hollow markers."""
     estimates = [summary.estimates.get((run, s)) for s in summary.strengths]
     means = [100 * e.mean if e else math.nan for e in estimates]
     bars = [
         [100 * (e.mean - e.low) if e else math.nan for e in estimates],
         [100 * (e.high - e.mean) if e else math.nan for e in estimates],
     ]
+    color = COLORS[index % len(COLORS)]
+    doubtful = summary.doubtful(run)
     axes.errorbar(
         [strength * unit for strength in summary.strengths],
         means,
         yerr=bars,
-        label=run,
-        color=COLORS[index % len(COLORS)],
+        label=_name(summary, run),
+        color=color,
         marker=MARKERS[index % len(MARKERS)],
         linestyle=DASHES[index % len(DASHES)],
         markersize=5.5,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
+        markerfacecolor="white" if doubtful else color,
+        markeredgecolor=color if doubtful else "white",
+        markeredgewidth=1 if doubtful else 0.5,
         linewidth=1.4,
         elinewidth=1,
         capsize=2.5,
     )
+
+
+def _name(summary: Summary, run: str) -> str:
+    return f"{run} (in doubt: see the table)" if summary.doubtful(run) else run
 
 
 def _dress(axes: Axes, summary: Summary, unit: int) -> None:

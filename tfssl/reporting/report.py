@@ -33,7 +33,7 @@ def write(
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    measured.to_csv(out / "rows.csv", index=False, lineterminator="\n")
+    _write(out / "rows.csv", rows.to_csv(measured))
     text = []
     for kind, found in kinds.items():
         pages = [tables.table(summary) for summary in found]
@@ -43,12 +43,16 @@ def write(
             ("md", tables.to_markdown(pages)),
             ("tex", tables.to_latex(pages)),
         ):
-            (out / f"{kind}.{ending}").write_text(page, encoding="utf-8", newline="\n")
+            _write(out / f"{kind}.{ending}", page)
         for summary in found:
             # A single strength makes no curve.
             if len(summary.strengths) > 1 and summary.runs:
                 plots.save(summary, out / _picture(kind, summary))
     return "\n".join(text)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _picture(kind: str, summary: summaries.Summary) -> str:

@@ -16,6 +16,7 @@ import pandas as pd
 from absl import logging
 
 from tfssl import types
+from tfssl.reporting import marks
 
 FIELDS = [field.name for field in dataclasses.fields(types.Row)]
 NUMBERS = ["seed", "strength", "value", "n", "low", "high"]
@@ -38,15 +39,16 @@ def read(folders: Iterable[str | Path]) -> pd.DataFrame:
                        against the norm of the row's perturbation; otherwise NaN
         settings       the evaluator's settings, as JSON
         run_dir, cell  where it was read: the cell's file is `run_dir/cell`
+        marks          the reasons to doubt it, a frozenset of `marks.Mark`
       Runs come in the order of `folders`, and by path within a folder; the rows of
       a run by seed, evaluator and strength. A number that is found twice and agrees
-      is kept once. Unreadable cells are skipped with a warning.
+      is kept once, with the marks of both. Unreadable cells are skipped with a warning.
 
     Raises:
       UserError: A folder does not exist or holds no result, or two cells claim the
         same number and disagree in it or in their settings.
     """
-    cells = {}
+    cells, known = {}, {}
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise types.UserError(f"{folder} is no folder; give run directories")
@@ -56,7 +58,10 @@ def read(folders: Iterable[str | Path]) -> pd.DataFrame:
                 f"{folder} holds no results: evaluate its runs first (bin/evaluate)"
             )
         for cell in filter(None, found):
-            _add(cells, cell)
+            run_dir = cell["run_dir"]
+            if run_dir not in known:
+                known[run_dir] = marks.read(Path(run_dir))
+            _add(cells, cell | {"marks": marks.of(cell, known[run_dir])})
 
     rows = pd.DataFrame(list(cells.values()))
     # Names in the order of appearance, the rest by value.
@@ -67,9 +72,10 @@ def read(folders: Iterable[str | Path]) -> pd.DataFrame:
 
 def _cell_paths(folder: Path) -> list[Path]:
     """All `results/<evaluator>/<cell>.json` in and below a folder, by path."""
-    # A folder of runs may itself be called results, so that manifests fit the pattern.
+    # A run or a folder of runs may itself be called results, so that these fit too.
+    others = ("manifest.json", "marks.json")
     paths = folder.rglob("results/*/*.json")
-    return sorted(path for path in paths if path.name != "manifest.json")
+    return sorted(path for path in paths if path.name not in others)
 
 
 def _read_cell(path: Path) -> dict | None:
@@ -119,6 +125,13 @@ def _add(cells: dict[tuple, dict], cell: dict) -> None:
             f" both claim to be run {cell['run']}, seed {cell['seed']}, but differ in"
             f" {', '.join(differing)}: leave one out, or name the runs differently"
         )
+    first["marks"] |= cell["marks"]
+
+
+def to_csv(rows: pd.DataFrame) -> str:
+    """What `read` returns as text, with the names of the marks joined by ';'."""
+    names = [";".join(sorted({m.name for m in found})) for found in rows["marks"]]
+    return rows.assign(marks=names).to_csv(index=False, lineterminator="\n")
 
 
 def differing_settings(settings: Iterable[str]) -> list[str]:

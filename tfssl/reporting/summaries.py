@@ -1,4 +1,4 @@
-"""From rows to what a table or a plot shows: one estimate per run and strength."""
+"""From rows to what a table or a plot shows: one estimate per run and column."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from typing import Any
 
 import pandas as pd
 
+from tfssl.reporting.marks import Mark
+from tfssl.reporting.pages import Page, pages
 from tfssl.reporting.rows import differing_settings
 
 GROUP = ["dataset", "split", "evaluator", "perturbation", "metric"]
 
-Measured = dict[str, dict[int, dict[float, Any]]]
-"""The rows of one group: measured[run][seed][strength]."""
+Column = float | str
+"""A strength, or the name of a part, see `pages`."""
+
+Measured = dict[str, dict[int, dict[Column, Any]]]
+"""The rows of one page: measured[run][seed][column]."""
 
 
 class GapError(Exception):
@@ -32,6 +37,7 @@ class Estimate:
         a 95 % interval over the examples, NaN where there is none.
       seeds: Number of seeds.
       n: Number of examples, the same for each seed.
+      marks: Reasons to doubt any of the numbers it is made of.
     """
 
     mean: float
@@ -39,21 +45,23 @@ class Estimate:
     high: float
     seeds: int
     n: int
+    marks: frozenset[Mark] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """The content of one table, and of one plot.
+    """The content of one table, and, if the columns are strengths, of one plot.
 
     Attributes:
       dataset, split, evaluator, perturbation, metric: What was measured.
       runs: Names, in the order of the rows.
-      strengths: Ascending.
-      estimates: By (run, strength). What is missing is not there ...
-      gaps: ... and this says why: {(run, reason): strengths}.
+      columns: Strengths, ascending, or names of parts, in order.
+      estimates: By (run, column). What is missing is not there ...
+      gaps: ... and this says why: {(run, reason): columns}.
       epsilons_train: The epsilons that the runs were trained with, ascending.
-      unlike: Settings, the model aside, that differ within a strength: the numbers were
+      unlike: Settings, the model aside, that differ within a column: the numbers were
         not measured alike.
+      strength: If the columns are parts, their strength.
       baseline: If this is about differences, the run that was subtracted.
     """
 
@@ -63,11 +71,12 @@ class Summary:
     perturbation: str
     metric: str
     runs: list[str]
-    strengths: list[float]
-    estimates: dict[tuple[str, float], Estimate]
-    gaps: dict[tuple[str, str], list[float]]
+    columns: list[float] | list[str]
+    estimates: dict[tuple[str, Column], Estimate]
+    gaps: dict[tuple[str, str], list[Column]]
     epsilons_train: list[float]
     unlike: list[str]
+    strength: float | None = None
     baseline: str | None = None
 
     @property
@@ -76,8 +85,14 @@ class Summary:
         known = self.perturbation == "none" or self.perturbation in self.evaluator
         kind = "" if known else f" ({self.perturbation})"
         minus = f" minus that of {self.baseline}" if self.baseline else ""
-        what = f"{self.evaluator}{kind}: {self.metric}{minus}"
+        at = "" if self.strength is None else f" at {self.label(self.strength)}"
+        what = f"{self.evaluator}{kind}{at}: {self.metric}{minus}"
         return f"{self.dataset} {self.split}, {what}"
+
+    @property
+    def strengths(self) -> list[float]:
+        """Those of the columns, ascending."""
+        return self.columns if self.strength is None else [self.strength]
 
     @property
     def in_255ths(self) -> bool:
@@ -86,8 +101,13 @@ class Summary:
             math.isclose(s * 255, round(s * 255), abs_tol=1e-6) for s in self.strengths
         )
 
-    def label(self, strength: float) -> str:
-        """A strength as people write it: '8/255', '0.5' or, unperturbed, 'clean'."""
+    def label(self, strength: Column) -> str:
+        """A strength as people write it: '8/255', '0.5' or, unperturbed, 'clean'.
+
+        Names of parts stay as they are.
+        """
+        if isinstance(strength, str):
+            return strength
         if self.perturbation == "none":
             return "clean"
         if strength and self.in_255ths:
@@ -96,34 +116,42 @@ class Summary:
 
     def seeds(self, run: str) -> int:
         """Number of seeds behind the estimates of a run; 0 if it has none."""
-        estimates = (self.estimates.get((run, s)) for s in self.strengths)
-        return max((estimate.seeds for estimate in estimates if estimate), default=0)
+        return max((estimate.seeds for estimate in self._known(run)), default=0)
+
+    def doubtful(self, run: str) -> bool:
+        """Whether any estimate of a run has a mark."""
+        return any(estimate.marks for estimate in self._known(run))
+
+    def _known(self, run: str) -> list[Estimate]:
+        estimates = (self.estimates.get((run, column)) for column in self.columns)
+        return [estimate for estimate in estimates if estimate]
 
 
-def mean_over_seeds(measured: Measured, run: str, strength: float) -> Estimate:
+def mean_over_seeds(measured: Measured, run: str, column: Column) -> Estimate:
     """The mean of a run's seeds, and their spread; for one seed, its own interval.
 
     Raises:
-      GapError: A seed was not measured at this strength, though others or other
-        strengths were, or seeds were measured on unequal numbers of examples.
+      GapError: A seed was not measured in this column, though others or other
+        columns were, or seeds were measured on unequal numbers of examples.
     """
-    rows = complete(measured, run, sorted(measured.get(run, {})), strength)
+    rows = complete(measured, run, sorted(measured.get(run, {})), column)
     if len({row.n for row in rows}) > 1:
         raise GapError("seeds were measured on different numbers of examples")
     if len(rows) == 1:
-        return Estimate(rows[0].value, rows[0].low, rows[0].high, 1, rows[0].n)
-    return spread([row.value for row in rows], rows[0].n)
+        (row,) = rows
+        return Estimate(row.value, row.low, row.high, 1, row.n, row.marks)
+    return spread([row.value for row in rows], rows[0].n, marks_of(rows))
 
 
 def complete(
-    measured: Measured, run: str, seeds: list[int], strength: float
+    measured: Measured, run: str, seeds: list[int], column: Column
 ) -> list[Any]:
-    """The rows of a run at a strength, one per seed.
+    """The rows of a run in a column, one per seed.
 
     Raises:
       GapError: Some are missing.
     """
-    rows = {seed: measured[run][seed].get(strength) for seed in seeds}
+    rows = {seed: measured[run][seed].get(column) for seed in seeds}
     missing = [str(seed) for seed, row in rows.items() if row is None]
     if len(missing) == len(seeds):
         raise GapError("not measured")
@@ -132,56 +160,72 @@ def complete(
     return list(rows.values())
 
 
-def spread(values: list[float], n: int) -> Estimate:
+def marks_of(rows: list[Any]) -> frozenset[Mark]:
+    """The reasons to doubt any of some rows."""
+    return frozenset().union(*(row.marks for row in rows))
+
+
+def spread(values: list[float], n: int, marks: frozenset[Mark]) -> Estimate:
     """Mean and sample standard deviation (divided by seeds - 1) of two or more."""
     mean, sd = statistics.fmean(values), statistics.stdev(values)
-    return Estimate(mean, mean - sd, mean + sd, len(values), n)
+    return Estimate(mean, mean - sd, mean + sd, len(values), n, marks)
 
 
 def summarise(
     rows: pd.DataFrame,
-    estimate: Callable[[Measured, str, float], Estimate] = mean_over_seeds,
+    estimate: Callable[[Measured, str, Column], Estimate] = mean_over_seeds,
     baseline: str | None = None,
 ) -> list[Summary]:
-    """One summary per (data set, split, evaluator, perturbation, metric), by name.
+    """The summaries of each (data set, split, evaluator, perturbation), by name.
+
+    One per metric, except for metrics that are parts of one whole, see `pages`.
 
     Every run that has any row on the data set's split is listed in all its summaries,
     so that what was not measured shows as a gap.
 
     Args:
       rows: As from `rows.read`.
-      estimate: `estimate(measured, run, strength)`; raises GapError if there is none.
+      estimate: `estimate(measured, run, column)`; raises GapError if there is none.
       baseline: A run that is not listed, since the others are compared with it.
     """
     summaries = []
-    for name, group in rows.groupby(GROUP):
+    for name, group in rows.groupby(GROUP[:-1]):
         here = (rows["dataset"] == name[0]) & (rows["split"] == name[1])
-        epsilons = group["epsilon_train"].dropna().unique()
-        measured: Measured = {}
-        for row in group.itertuples():
-            measured.setdefault(row.run, {}).setdefault(row.seed, {})
-            measured[row.run][row.seed][row.strength] = row
-        summary = Summary(
-            *name,
-            runs=[run for run in rows[here]["run"].unique() if run != baseline],
-            strengths=sorted(group["strength"].unique().tolist()),
-            estimates={},
-            gaps={},
-            epsilons_train=sorted(epsilons.tolist()),
-            unlike=_unlike(group),
-            baseline=baseline,
-        )
-        for run in summary.runs:
-            for strength in summary.strengths:
-                _enter(summary, measured, run, strength, estimate)
-        summaries.append(summary)
+        runs = [run for run in rows[here]["run"].unique() if run != baseline]
+        for page in pages(group):
+            epsilons = page.rows["epsilon_train"].dropna().unique()
+            summary = Summary(
+                *name,
+                metric=page.metric,
+                runs=runs,
+                columns=page.columns,
+                estimates={},
+                gaps={},
+                epsilons_train=sorted(epsilons.tolist()),
+                unlike=_unlike(page.rows),
+                strength=page.strength,
+                baseline=baseline,
+            )
+            measured = _measured(page)
+            for run in summary.runs:
+                for column in summary.columns:
+                    _enter(summary, measured, run, column, estimate)
+            summaries.append(summary)
     return summaries
 
 
+def _measured(page: Page) -> Measured:
+    """The rows of a page, by run, seed and column."""
+    measured: Measured = {}
+    for row in page.rows.itertuples():
+        measured.setdefault(row.run, {}).setdefault(row.seed, {})[row.column] = row
+    return measured
+
+
 def _unlike(group: pd.DataFrame) -> list[str]:
-    """The settings, the model aside, that differ between rows of one strength."""
+    """The settings, the model aside, that differ between rows of one column."""
     names = set()
-    for _, settings in group.groupby("strength")["settings"]:
+    for _, settings in group.groupby("column")["settings"]:
         names.update(differing_settings(settings.unique()))
     return sorted(names - {"model"})
 
@@ -190,11 +234,11 @@ def _enter(
     summary: Summary,
     measured: Measured,
     run: str,
-    strength: float,
-    estimate: Callable[[Measured, str, float], Estimate],
+    column: Column,
+    estimate: Callable[[Measured, str, Column], Estimate],
 ) -> None:
     """Adds one estimate to a summary, or the reason why there is none."""
     try:
-        summary.estimates[run, strength] = estimate(measured, run, strength)
+        summary.estimates[run, column] = estimate(measured, run, column)
     except GapError as gap:
-        summary.gaps.setdefault((run, str(gap)), []).append(strength)
+        summary.gaps.setdefault((run, str(gap)), []).append(column)
