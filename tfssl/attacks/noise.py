@@ -1,0 +1,104 @@
+"""Random perturbations: the control that an attack has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gin
+import tensorflow as tf
+
+from tfssl import randomness
+from tfssl.attacks import lanes
+from tfssl.attacks.goals import misclassified
+from tfssl.types import UserError, fraction
+
+
+@gin.register(module="tfssl.attacks")
+class Noise:
+    """Noise of a given size, which knows nothing of the classifier.
+
+    Args:
+      ball: A ball of `tfssl.attacks.balls`.
+      epsilon: Its radius, '8/255' or a number in [0, 1] units; may be left out where
+        the caller gives one.
+      kind: 'uniform' in the ball, or 'gaussian': standard normal, scaled so that the
+        ball's norm is epsilon. Both are then clipped to [0, 1].
+      draws: Number of perturbations tried; the first that is misclassified counts.
+
+    Raises:
+      UserError: A setting is out of range.
+    """
+
+    def __init__(
+        self,
+        ball: Any,
+        epsilon: str | float | None = None,
+        kind: str = "uniform",
+        draws: int = 1,
+    ):
+        self.ball = ball
+        self.epsilon = None if epsilon is None else fraction(epsilon)
+        self.kind = kind
+        self.draws = draws
+        if kind not in ("uniform", "gaussian"):
+            raise UserError(f"Noise.kind must be 'uniform' or 'gaussian', not {kind!r}")
+        if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
+            raise UserError(f"Noise.draws must be a positive integer, not {draws!r}")
+
+    def perturb(
+        self,
+        logits_fn: Callable,
+        image: tf.Tensor,
+        label: tf.Tensor,
+        seed: tf.Tensor,
+        epsilon: Any = None,
+    ) -> tf.Tensor:
+        """Adds noise to the images that are classified correctly.
+
+        Args:
+          logits_fn: Images [b, h, w, c] to logits [b, k].
+          image: [b, h, w, c] in [0, 1].
+          label: [b] int32.
+          seed: [b, 2] int32.
+          epsilon: Radius, a scalar tensor or number, in place of the constructor's.
+
+        Returns:
+          [b, h, w, c]: the first misclassified image or else the last; the clean image
+          where that is misclassified already.
+
+        Raises:
+          UserError: No epsilon is given.
+        """
+        epsilon = self.epsilon if epsilon is None else epsilon
+        if epsilon is None:
+            raise UserError("Noise.epsilon is not set")
+        state = {
+            "clean": image,
+            "image": image,
+            "label": label,
+            "seed": randomness.fold(seed, "noise"),
+            "drawn": tf.zeros_like(label),
+            "active": ~misclassified(label, logits_fn(image)),
+        }
+
+        def step(state: lanes.State) -> lanes.State:
+            drawn = state["drawn"]
+            stream = state["seed"] + tf.stack([tf.zeros_like(drawn), drawn], 1)
+            noise = self._noise(stream, image.shape[1:], epsilon)
+            noisy = tf.clip_by_value(state["clean"] + noise, 0.0, 1.0)
+            won = misclassified(state["label"], logits_fn(noisy))
+            return {
+                **state,
+                "image": noisy,
+                "drawn": drawn + 1,
+                "active": ~won & (drawn + 1 < self.draws),
+            }
+
+        return lanes.run(step, state, ["image"])["image"]
+
+    def _noise(self, seed: tf.Tensor, shape: tf.TensorShape, epsilon) -> tf.Tensor:
+        if self.kind == "uniform":
+            return self.ball.random(seed, shape, epsilon)
+        normal = randomness.normal(seed, shape)
+        return epsilon * normal / self.ball.norm(normal)
