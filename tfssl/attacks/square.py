@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from tfssl import randomness
 from tfssl.attacks import lanes
-from tfssl.attacks.balls import L2
 from tfssl.attacks.goals import misclassified
 from tfssl.losses import classification
 from tfssl.types import UserError, fraction
@@ -218,8 +217,9 @@ class _L2:
         return tf.gather(self._windows.ravel(), index)
 
     def _on_sphere(self, clean, delta, epsilon) -> tf.Tensor:
-        image = clean + epsilon * L2().steepest(delta)
-        return tf.clip_by_value(image, 0.0, 1.0)
+        length = tf.sqrt(tf.reduce_sum(tf.square(delta), [1, 2, 3], keepdims=True))
+        scale = tf.math.divide_no_nan(epsilon * tf.ones_like(length), length)
+        return tf.clip_by_value(clean + scale * delta, 0.0, 1.0)
 
 
 _PROPOSALS = {"linf": _Linf, "l2": _L2}
