@@ -15,8 +15,10 @@ LOSSES = [
     lambda y, z: classification.cross_entropy(y, z, 0.1),
     classification.margin,
     classification.boosted_cross_entropy,
+    classification.dlr,
+    lambda y, z: classification.targeted_dlr(y, (y + 1) % z.shape[-1], z),
 ]
-NAMES = ["cross_entropy", "smoothed", "margin", "boosted"]
+NAMES = ["cross_entropy", "smoothed", "margin", "boosted", "dlr", "targeted_dlr"]
 CASES = list(zip(NAMES, LOSSES, strict=True))
 
 
@@ -31,6 +33,12 @@ def slow(name, y, z):
         return -sum(t * np.log(a) for t, a in zip(target, p, strict=True))
     if name == "margin":
         return max(z[k] for k in others) - z[y]
+    if name == "dlr":
+        first, _, third = sorted(z, reverse=True)[:3]
+        return -(z[y] - max(z[k] for k in others)) / (first - third + 1e-12)
+    if name == "targeted_dlr":
+        first, _, *lower = sorted(z, reverse=True)[:4]
+        return -(z[y] - z[(y + 1) % len(z)]) / (first - np.mean(lower) + 1e-12)
     return -np.log(p[y]) - np.log(1 - max(p[k] for k in others))
 
 
@@ -95,6 +103,21 @@ def test_two_classes_boost_to_twice_the_cross_entropy():
     boosted = classification.boosted_cross_entropy(LABELS % 2, tf.constant(logits))
     plain = classification.cross_entropy(LABELS % 2, tf.constant(logits))
     np.testing.assert_allclose(boosted, 2 * plain, rtol=1e-10)
+
+
+def test_logits_ratio_of_few_classes_and_of_equal_logits():
+    dlr, targeted = classification.dlr, classification.targeted_dlr
+    np.testing.assert_allclose(dlr([0], tf.constant([[3.0, 1.0]])), [-2.0])
+    np.testing.assert_allclose(targeted([0], [1], tf.constant([[3.0, 1.0]])), [-2.0])
+    logits = tf.constant([[3.0, 2.0, -1.0]])
+    np.testing.assert_allclose(dlr([0], logits), [-1 / 4])
+    np.testing.assert_allclose(targeted([0], [2], logits), [-4.0])
+    extreme = np.c_[EXTREME, EXTREME[:, 2]].astype(np.float32)
+    for loss in (dlr, lambda y, z: targeted(y, [1, 1, 1, 1], z)):
+        value, grad = gradient(loss, [0, 0, 0, 0], extreme)
+        assert np.isfinite(value).all()
+        assert np.isfinite(grad).all()
+        np.testing.assert_array_equal(value[2:], 0)
 
 
 @pytest.mark.parametrize("smoothing", [0.1, 0.9])

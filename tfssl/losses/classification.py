@@ -38,8 +38,33 @@ def margin(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     sign turned and not clipped at -kappa.
     """
     of_others = tf.reduce_max(_without(labels, logits), axis=-1)
-    of_label = tf.reduce_sum(tf.where(_at(labels, logits), logits, 0), axis=-1)
-    return of_others - of_label
+    return of_others - _of(labels, logits)
+
+
+def dlr(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Difference of logits ratio, -(z_y - max_{i != y} z_i) / (z_pi1 - z_pi3).
+
+    To be maximised by an attack: eq. 6 of Croce and Hein 2020
+    (https://arxiv.org/abs/2003.01690), pi being the order of falling logits. Positive
+    if and only if the label loses. Shifting or scaling the logits does not change it.
+    As in the authors' code 1e-12 is added to the denominator. With two classes there is
+    no third logit and no denominator: then it is `margin`.
+    """
+    return margin(labels, logits) / _spread(logits, 3)
+
+
+def targeted_dlr(labels: tf.Tensor, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """-(z_y - z_t) / (z_pi1 - (z_pi3 + z_pi4) / 2), eq. 7 of the paper of `dlr`.
+
+    With fewer than four classes there is no denominator: z_pi1 - z_pi3 of three would
+    make the loss constant, -1, for the least likely class.
+
+    Args:
+      labels: [...].
+      targets: [...], the classes t that an attack wants instead.
+      logits: [..., k].
+    """
+    return (_of(targets, logits) - _of(labels, logits)) / _spread(logits, 4)
 
 
 def boosted_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -60,6 +85,19 @@ def correct(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """1 where the largest logit is the label's, else 0; float32."""
     prediction = tf.argmax(logits, axis=-1, output_type=labels.dtype)
     return tf.cast(prediction == labels, tf.float32)
+
+
+def _spread(logits: tf.Tensor, last: int) -> tf.Tensor:
+    """z_pi1 minus the mean of z_pi3 to z_pi`last`; 1 if k is less than that; [...]."""
+    if logits.shape[-1] < last:
+        return tf.ones_like(logits[..., 0])
+    largest = tf.math.top_k(logits, last).values
+    return largest[..., 0] - tf.reduce_mean(largest[..., 2:], axis=-1) + 1e-12
+
+
+def _of(classes: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """The entries of `values` [..., k] at `classes` [...]."""
+    return tf.reduce_sum(tf.where(_at(classes, values), values, 0), axis=-1)
 
 
 def _at(classes: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
