@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -35,7 +36,7 @@ def _contents(folder):
     contents = {}
     for path in sorted(folder.rglob("*.*")):
         contents[path.relative_to(folder)] = path.read_bytes()
-        if path.suffix == ".json":
+        if path.suffix == ".json" and path.name != "marks.json":
             cell = json.loads(path.read_text())
             assert cell.pop("seconds") > 0
             contents[path.relative_to(folder)] = json.dumps(cell)
@@ -73,7 +74,7 @@ def test_killed_at_any_write_and_resumed(run, tmp_path, attack, monkeypatch):
     rows = run("a", evaluators=evaluators)
     whole = _contents(tmp_path / "a" / "results")
     replacing = files.replacing
-    for survive in range(6):  # Three cells of two files.
+    for survive in range(7):  # Three cells of two files, and the marks.
         folder = tmp_path / f"killed_{survive}"
         folder.mkdir()
         # Named as the undisturbed run, so that the rows can be the same.
@@ -225,6 +226,18 @@ def test_table():
     row = Row(
         "r", 0, "d", "test", "pgd", "linf", 8 / 255, "accuracy", 0.5, 9, 0.25, 0.75
     )
-    header, line = results.table([row]).splitlines()
+    clean = dataclasses.replace(row, perturbation="none", strength=0.0)
+    header, line, _ = results.table([row, clean]).splitlines()
     assert header.split()[:3] == ["evaluator", "perturbation", "strength"]
-    assert " ".join(line.split()) == "pgd linf 8/255 50.00 25.00 - 75.00 9"
+    assert " ".join(line.split()) == "pgd linf 8/255 accuracy 50.00 25.00 - 75.00 9"
+
+    marks = {
+        "model": {"about": ["*"], "marks": {"randomised": "Each time another."}},
+        "checks": {"about": ["checks", "pgd"], "marks": {"more_steps_help": "By 3."}},
+        "other": {"about": ["other"], "marks": {"noise_beats_attack": "Two."}},
+    }
+    _, line, other, *notes = results.table([row, clean], marks).splitlines()
+    assert line.split()[-1] == "[1],[2]"
+    # What is said of the model is of its attacks alone.
+    assert other.split()[-1] == "[2]"
+    assert notes == ["[1] randomised: Each time another.", "[2] more_steps_help: By 3."]

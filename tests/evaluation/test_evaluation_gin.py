@@ -28,13 +28,13 @@ def test_files_measure_what_they_are_called(name, make_model, dataset):
     assert [curve.name for curve in curves] == expected
 
     subject = Subject(Classifier(make_model()), dataset, "test", 230, 0)
-    right = clean.measure(clean.cells()[0], subject, None)
+    right = clean.measure(clean.cells()[0], subject, {})
     for curve in curves:
         assert curve.name.endswith(f"_{curve.attack.ball.name}")
         assert curve.epsilons[0] == 0
         assert len(curve.epsilons) >= 5
-        attacked = curve.measure(curve.cells()[3], subject, right)
-        assert 0 < attacked.sum() < right.sum()
+        attacked = curve.measure(curve.cells()[3], subject, {"before": right})
+        assert 0 < attacked["correct"].sum() < right["correct"].sum()
 
 
 @pytest.mark.parametrize("name", FILES)

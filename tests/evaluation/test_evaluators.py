@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.evaluators import AttackCurve, Clean
+from tfssl.evaluation.gates import GateError
 from tfssl.evaluation.subject import Subject
 from tfssl.types import UserError
 
@@ -13,10 +14,10 @@ GRID = ["0", "8/255", "24/255", "64/255"]
 def measure(evaluator, model, dataset, batch_size=64, seed=0):
     """[cells, n] bool."""
     subject = Subject(Classifier(model), dataset, "test", batch_size, seed)
-    correct = [None]
+    outcomes = {}
     for cell in evaluator.cells():
-        correct.append(evaluator.measure(cell, subject, correct[-1]))
-    return np.stack(correct[1:])
+        outcomes[cell.name] = evaluator.measure(cell, subject, outcomes)
+    return np.stack([outcome["correct"] for outcome in outcomes.values()])
 
 
 def test_clean_is_that_of_numpy_and_padding_does_not_count(
@@ -118,15 +119,15 @@ def test_one_graph_for_all_epsilons(make_model, dataset, attack):
 def test_a_cheating_attack_is_caught(make_model, dataset, attack):
     evaluator = AttackCurve(attack, ["8/255"], "sign")
     attack.reach = 1.01
-    with pytest.raises(RuntimeError, match="sign: the attack left its ball: linf"):
+    with pytest.raises(GateError, match="sign: the attack left its ball: linf"):
         measure(evaluator, make_model(), dataset)
 
     attack.perturb = lambda logits, image, label, seed, epsilon: image - epsilon
-    with pytest.raises(RuntimeError, match=r"left \[0, 1\]"):
+    with pytest.raises(GateError, match=r"left \[0, 1\]"):
         measure(evaluator, make_model(), dataset)
 
     attack.perturb = lambda logits, image, *_: image * float("nan")
-    with pytest.raises(RuntimeError, match="left its ball"):
+    with pytest.raises(GateError, match="left its ball"):
         measure(evaluator, make_model(), dataset)
 
 
@@ -144,7 +145,7 @@ def test_the_l2_ball_is_checked_over_the_whole_image(make_model, dataset, attack
         if fine:
             assert measure(evaluator, make_model(), dataset).mean() > 0.5
         else:
-            with pytest.raises(RuntimeError, match=r"l2 distance 0\.51"):
+            with pytest.raises(GateError, match=r"l2 distance 0\.51"):
                 measure(evaluator, make_model(), dataset)
 
 

@@ -75,7 +75,7 @@ def main() -> None:
         path.write_text(config.text())
     with files.replacing(run_dir / "results" / "command.json") as path:
         path.write_text(json.dumps({"command": sys.argv}, indent=2))
-    print(results.table(rows))
+    print(results.table(rows, results.read_marks(run_dir / "results")))
 
 
 def run() -> None:

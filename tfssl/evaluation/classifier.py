@@ -6,11 +6,8 @@ import os
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from tfssl.evaluation.intervals import wilson
 from tfssl.types import UserError
 
 
@@ -71,51 +68,6 @@ class Classifier:
             raise UserError(
                 f"{self.name} has outputs of shape {shape}, but {dataset.name} has"
                 f" {dataset.num_classes} classes"
-            )
-
-    def check_outputs(self, image: np.ndarray, label: np.ndarray) -> None:
-        """Looks at the outputs for a few hundred images, [n, h, w, c] and [n].
-
-        A model that guesses is only worth a warning: somebody may want to know.
-
-        Raises:
-          UserError: The outputs or their gradients are not finite, there are no
-            gradients, or the outputs are probabilities.
-        """
-        image = tf.constant(image)
-        with tf.GradientTape() as tape:
-            tape.watch(image)
-            logits = self.logits(image)
-            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
-        gradient = tape.gradient(loss, image)
-        logits = logits.numpy()
-        if not np.isfinite(logits).all():
-            raise UserError(f"{self.name} has outputs that are not finite")
-        if gradient is None:
-            raise UserError(
-                f"{self.name} has no gradient with respect to its input: attacks that"
-                " follow it would find nothing, which is no robustness"
-            )
-        if not np.isfinite(gradient.numpy()).all():
-            raise UserError(
-                f"{self.name} has gradients that are not finite (a square root or norm"
-                " at 0?): attacks that follow them would find nothing, which is no"
-                " robustness"
-            )
-        if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
-            raise UserError(
-                f"{self.name} has probabilities as outputs: remove its softmax, in"
-                " which gradients vanish and attacks get stuck"
-            )
-        right = int((logits.argmax(axis=1) == label).sum())
-        if wilson(right, len(label))[0] <= 1 / logits.shape[1]:
-            logging.warning(
-                "%s is right on %d of %d clean images, no better than guessing. Does"
-                " it expect images in another range? Here they are in [0, 1]; scaling"
-                " to [0, 255] or normalising must be layers of the model.",
-                self.name,
-                right,
-                len(label),
             )
 
 

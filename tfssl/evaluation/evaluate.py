@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import glob
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +18,12 @@ import tensorflow as tf
 from absl import logging
 
 from tfssl import distribute, manifest
-from tfssl.evaluation import results
+from tfssl.evaluation import outputs, results
 from tfssl.evaluation.classifier import Classifier
-from tfssl.evaluation.evaluators import Cell, Evaluator
+from tfssl.evaluation.evaluators import Cell, Evaluator, Outcome
+from tfssl.evaluation.gates import GateError, check_monotone
 from tfssl.evaluation.intervals import wilson
+from tfssl.evaluation.journal import Journal
 from tfssl.evaluation.subject import Subject
 from tfssl.types import Row, UserError
 
@@ -30,6 +35,7 @@ def evaluate(
     dataset: Any,
     evaluators: Sequence[Evaluator],
     split: str = "test",
+    examples: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
     strategy: Callable[[], tf.distribute.Strategy] = distribute.strategy,
@@ -43,6 +49,7 @@ def evaluate(
       dataset: A data set, see the design page.
       evaluators: Of distinct names.
       split: 'train', 'validation' or 'test'.
+      examples: Measure the first so many examples alone; all if None.
       batch_size: Examples at a time, over all devices. Results do not depend on it.
       seed: Of the attacks' random draws.
       strategy: Makes the strategy: where to run.
@@ -53,16 +60,24 @@ def evaluate(
     Raises:
       UserError: The model cannot be read or does not fit, or `run_dir` holds results of
         another model or configuration.
+      GateError: What was measured cannot be right. What had been measured before is
+        kept, and so are the reasons to doubt it.
     """
     names = [evaluator.name for evaluator in evaluators]
     if not names or len(set(names)) < len(names):
         raise UserError(f"evaluators need distinct names, at least one; got {names}")
 
+    if examples is not None and (not isinstance(examples, int) or examples < 1):
+        raise UserError(f"evaluate.examples must be a positive integer: {examples!r}")
+
     with strategy().scope():
         classifier = Classifier.load(model_path)
-        subject = Subject(classifier, dataset, split, batch_size, seed)
+        subject = Subject(classifier, dataset, split, batch_size, seed).first(examples)
         first = subject.first_batch()
-        classifier.check_outputs(first["image"], first["label"])
+        doubts = outputs.marks(classifier, first["image"], first["label"])
+        for name, sentence in doubts.items():
+            logging.warning("%s: %s: %s", classifier.name, name, sentence)
+        subject.randomised = "randomised" in doubts
 
         model = hashlib.sha256(Path(model_path).read_bytes()).hexdigest()
         facts = {
@@ -73,51 +88,117 @@ def evaluate(
         }
         folder = Path(run_dir) / "results"
         plan = [
-            (evaluator, cell, facts | cell.settings)
+            _Planned(evaluator, cell, folder / evaluator.name, facts, subject)
             for evaluator in evaluators
             for cell in evaluator.cells()
         ]
         # All are read before any is measured: what is refused is refused at once.
-        finished = [
-            results.read_cell(folder / evaluator.name, cell.name, settings, subject.ids)
-            for evaluator, cell, settings in plan
-        ]
+        finished = [planned.read() for planned in plan]
         origin = _origin(Path(run_dir), model)
         origin |= {"dataset": dataset.name, "split": split}
 
-        rows, outcomes = [], {}
-        for (evaluator, cell, settings), known in zip(plan, finished, strict=True):
-            correct = None
-            if known:
-                found, correct = known
-                row = _row(origin, evaluator, cell, correct)
-                if row != found:
-                    logging.warning(
-                        "%s does not fit its outcomes: measured anew", found
-                    )
-                    correct = None
-            if correct is None:
-                start = time.perf_counter()
-                correct = evaluator.measure(cell, subject, outcomes.get(evaluator.name))
-                seconds = time.perf_counter() - start
-                row = _row(origin, evaluator, cell, correct)
-                results.write_cell(
-                    folder / evaluator.name,
-                    cell.name,
-                    row,
-                    settings,
-                    seconds,
-                    subject.ids,
-                    correct,
-                )
-                logging.info(
-                    "%s %s: %.2f %%, %.1f s",
-                    *(row.evaluator, results.size(row.strength)),
-                    *(100 * row.value, seconds),
-                )
+        marks = results.read_marks(folder)
+        marks["model"] = {"about": [results.EVERY_ATTACK], "marks": doubts}
+        rows, outcomes, failed = [], {name: {} for name in names}, []
+        for planned, known in zip(plan, finished, strict=True):
+            evaluator, cell = planned.evaluator, planned.cell
+            earlier = outcomes[evaluator.name]
+            if len(earlier) < evaluator.cells().index(cell):
+                continue  # One before it has failed.
+            try:
+                row, earlier[cell.name] = planned.measured(origin, known, earlier)
+            except GateError as error:
+                failed.append(str(error))
+                logging.error("%s", error)
+                continue
             rows.append(row)
-            outcomes[evaluator.name] = correct
+        for evaluator in evaluators:
+            if len(outcomes[evaluator.name]) < len(evaluator.cells()):
+                continue
+            found = _marks(evaluator, outcomes[evaluator.name])
+            for name, sentence in found.items():
+                logging.warning("%s: %s: %s", evaluator.name, name, sentence)
+            about = [evaluator.name, *getattr(evaluator, "about", [])]
+            marks[evaluator.name] = {"about": about, "marks": found}
+            failed += [
+                f"{evaluator.name}: {found[name]}"
+                for name in getattr(evaluator, "fatal", ())
+                if name in found
+            ]
+        results.write_marks(folder, marks)
+    check_monotone(rows)
+    if failed:
+        raise GateError("; ".join(failed))
     return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class _Planned:
+    """A cell, where it is kept, and all that determines its number."""
+
+    evaluator: Evaluator
+    cell: Cell
+    folder: Path
+    facts: dict[str, Any]
+    whole: Subject
+
+    @property
+    def subject(self) -> Subject:
+        return self.whole.first(self.cell.examples)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """With the number of examples, unless it is all of the split."""
+        part = self.subject
+        count = {} if part.complete else {"examples": len(part.ids)}
+        return self.facts | self.cell.settings | count
+
+    def read(self) -> tuple[Row, Outcome] | None:
+        return results.read_cell(
+            self.folder, self.cell.name, self.settings, self.subject.ids
+        )
+
+    def measured(
+        self,
+        origin: dict[str, Any],
+        known: tuple[Row, Outcome] | None,
+        earlier: dict[str, Outcome],
+    ) -> tuple[Row, Outcome]:
+        """The cell's row and outcome, if need be by measuring it."""
+        evaluator, cell, subject = self.evaluator, self.cell, self.subject
+        if known:
+            row = _row(origin, evaluator, cell, known[1]["correct"])
+            if row == known[0]:
+                return known
+            logging.warning("%s does not fit its outcomes: measured anew", known[0])
+        key = results.key(self.settings)
+        subject.journals = lambda label: Journal(
+            self.folder / f"{cell.name}.{_file_name(label)}.part.npz", key
+        )
+        start = time.perf_counter()
+        outcome = evaluator.measure(cell, subject, earlier)
+        seconds = time.perf_counter() - start
+        row = _row(origin, evaluator, cell, outcome["correct"])
+        results.write_cell(
+            *(self.folder, cell.name, row, self.settings, seconds),
+            *(subject.ids, outcome),
+        )
+        for path in self.folder.glob(f"{glob.escape(cell.name)}.*.part.npz"):
+            path.unlink()
+        logging.info(
+            "%s %s %s: %.2f %%, %.1f s",
+            *(row.evaluator, results.size(row.strength), row.metric),
+            *(100 * row.value, seconds),
+        )
+        return row, outcome
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", label)
+
+
+def _marks(evaluator: Evaluator, outcomes: dict[str, Outcome]) -> dict[str, str]:
+    return evaluator.marks(outcomes) if hasattr(evaluator, "marks") else {}
 
 
 def _row(

@@ -1,11 +1,14 @@
 """Measured cells on disk, each with a key of all that determines its number.
 
-A cell is `<folder>/<cell>.npz` with the arrays `ids` [n] int64 and `correct` [n] bool,
-and, written after it, `<folder>/<cell>.json`:
+A cell is `<folder>/<cell>.npz` with the arrays `ids` [n] int64, `correct` [n] bool and
+what else its evaluator keeps, and, written after it, `<folder>/<cell>.json`:
 
     {"key": ..., "row": {the fields of types.Row}, "settings": {...}, "seconds": 1.2}
 
-A cell without a readable pair of files has not been measured.
+A cell without a readable pair of files has not been measured. Reasons to doubt numbers
+are kept beside the folders of the evaluators, in `marks.json`:
+
+    {source: {"about": [evaluators], "marks": {name: sentence}}}
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from absl import logging
 
 from tfssl import files
 from tfssl.types import Row, UserError
+
+EVERY_ATTACK = "*"
+"""Among those that a mark is about: all evaluators, wherever they perturb."""
 
 
 def describe(value: Any) -> Any:
@@ -66,11 +72,11 @@ def write_cell(
     settings: dict[str, Any],
     seconds: float,
     ids: np.ndarray,
-    correct: np.ndarray,
+    outcome: dict[str, np.ndarray],
 ) -> None:
     """Writes a finished cell; the JSON file last, as it says that the cell is there."""
     with files.replacing(folder / f"{name}.npz") as path:
-        np.savez(path, ids=ids, correct=correct)
+        np.savez(path, ids=ids, **outcome)
     cell = {
         "key": key(settings),
         "row": dataclasses.asdict(row),
@@ -83,8 +89,8 @@ def write_cell(
 
 def read_cell(
     folder: Path, name: str, settings: dict[str, Any], ids: np.ndarray
-) -> tuple[Row, np.ndarray] | None:
-    """Reads a finished cell: its row and [n] bool.
+) -> tuple[Row, dict[str, np.ndarray]] | None:
+    """Reads a finished cell: its row and its arrays [n, ...], "correct" among them.
 
     Returns:
       None if there is no such cell, or one that cannot be read.
@@ -116,40 +122,91 @@ def read_cell(
         )
     try:
         with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
-            found_ids, correct = arrays["ids"], arrays["correct"]
-        whole = np.array_equal(found_ids, ids) and correct.shape == ids.shape
-        whole = whole and correct.dtype == bool
+            outcome = dict(arrays)
+        whole = np.array_equal(outcome.pop("ids"), ids)
+        whole = whole and all(len(array) == len(ids) for array in outcome.values())
+        whole = whole and outcome["correct"].dtype == bool
     # A damaged header can ask for a compression that does not exist, or a password.
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile):
+    except (
+        *(OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError),
+        zipfile.BadZipFile,
+    ):
         whole = False
     if not whole:
         logging.warning("%s.npz is damaged; measuring it again", folder / name)
         return None
-    return row, correct
+    return row, outcome
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Rows as text, one line each; shares in percent."""
-    lines = [("evaluator", "perturbation", "strength", "value %", "95 % interval", "n")]
-    lines += [
-        (
-            row.evaluator,
-            row.perturbation,
-            size(row.strength),
-            f"{100 * row.value:.2f}",
-            f"{100 * row.low:.2f} - {100 * row.high:.2f}",
-            str(row.n),
+def read_marks(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `marks.json` in a folder of results says; nothing if it is damaged."""
+    try:
+        found = json.loads((folder / "marks.json").read_text())
+        return {
+            str(source): {
+                "about": [str(name) for name in entry["about"]],
+                "marks": {str(k): str(v) for k, v in entry["marks"].items()},
+            }
+            for source, entry in found.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        logging.warning("%s/marks.json is damaged", folder)
+        return {}
+
+
+def write_marks(folder: Path, marks: dict[str, dict[str, Any]]) -> None:
+    """Writes `marks.json`, if there is anything to say."""
+    path = folder / "marks.json"
+    if marks or path.exists():
+        with files.replacing(path) as temporary:
+            temporary.write_text(json.dumps(marks, indent=2))
+
+
+def marks_of(row: Row, marks: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Those that are about a row: what is said of the model is of all its attacks."""
+    found = {}
+    for entry in marks.values():
+        everything = EVERY_ATTACK in entry["about"] and row.perturbation != "none"
+        if everything or row.evaluator in entry["about"]:
+            found |= entry["marks"]
+    return found
+
+
+def table(rows: Sequence[Row], marks: dict[str, dict[str, Any]] | None = None) -> str:
+    """Rows as text, one line each, shares in percent; marks as numbers and notes."""
+    header = ("evaluator", "perturbation", "strength", "metric", "value %")
+    lines = [(*header, "95 % interval", "n", "marks")]
+    notes: dict[tuple[str, str], int] = {}
+    for row in rows:
+        found = marks_of(row, marks or {}).items()
+        numbers = sorted(notes.setdefault(mark, len(notes) + 1) for mark in found)
+        lines.append(
+            (
+                row.evaluator,
+                row.perturbation,
+                size(row.strength),
+                row.metric,
+                f"{100 * row.value:.2f}",
+                f"{100 * row.low:.2f} - {100 * row.high:.2f}",
+                str(row.n),
+                ",".join(f"[{number}]" for number in numbers),
+            )
         )
-        for row in rows
-    ]
+    if not notes:
+        lines = [line[:-1] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
+    text = "\n".join(
         "  ".join(
-            text.ljust(width) if i < 2 else text.rjust(width)
+            text.ljust(width) if i in (0, 1, 3, 7) else text.rjust(width)
             for i, (text, width) in enumerate(zip(line, widths, strict=True))
-        )
+        ).rstrip()
         for line in lines
     )
+    for (name, sentence), number in notes.items():
+        text += f"\n[{number}] {name}: {sentence}"
+    return text
 
 
 def size(strength: float) -> str:

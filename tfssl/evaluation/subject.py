@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,18 @@ import tqdm
 
 from tfssl import distribute
 from tfssl.evaluation.classifier import Classifier
+from tfssl.evaluation.journal import Journal
 from tfssl.types import UserError
 
 
 class Subject:
     """A classifier and a split, on the replicas of the strategy in scope.
+
+    Attributes:
+      ids: [n] int64, the examples.
+      classifier: As given.
+      journals: If set, from a step's label to the journal that it keeps.
+      randomised: Whether the classifier is known to answer differently each time.
 
     Args:
       classifier: Its variables live under that strategy.
@@ -39,6 +47,9 @@ class Subject:
     ):
         classifier.check_fit(dataset)
         self.ids = np.asarray(dataset.ids(split))
+        self.classifier = classifier
+        self.journals: Callable[[str], Journal] | None = None
+        self.randomised = False
         if not len(self.ids):
             raise UserError(f"{dataset.name} has no examples in split {split!r}")
         if batch_size < 1 or batch_size % distribute.replicas():
@@ -50,10 +61,22 @@ class Subject:
         self._split = split
         self._batch_size = batch_size
         self._seed = seed
+        self._size = len(self.ids)
         self._strategy = tf.distribute.get_strategy()
         # One bound method for good: cleverhans keeps a graph per callable.
         self._logits = classifier.logits
         self._graphs = {}
+
+    def first(self, n: int | None) -> Subject:
+        """The same with the first n examples of the split alone; with all if None."""
+        part = copy.copy(self)
+        part.ids = self.ids[:n]
+        return part
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is all of the split."""
+        return len(self.ids) == self._size
 
     def map(
         self,
@@ -73,45 +96,65 @@ class Subject:
           *arguments: Further arguments, the same for each batch.
           keep: [n] bool, the positions to visit; all if None. At least one.
           eager: Call the function outside of graphs.
-          label: Of the progress bar, which is shown on a terminal; no bar if None.
+          label: Of the progress bar, which is shown on a terminal, and of the journal,
+            if there are any; neither if None.
 
         Returns:
           The function's results for the visited examples, in the split's order.
         """
         ids = self.ids if keep is None else self.ids[keep]
-        batches = self._strategy.experimental_distribute_dataset(
-            self._dataset.eval_batches(
-                self._split, self._batch_size, self._seed, keep=keep
-            )
-        )
+        journal = self.journals(label) if self.journals and label else None
+        found = journal.read() if journal else {}
+        left = ids if not found else ids[~np.isin(ids, found["id"])]
         bar = tqdm.tqdm(
-            batches,
+            self._batches(np.isin(self.ids, left)) if len(left) else (),
             desc=label,
-            total=-(-len(ids) // self._batch_size),
+            total=-(-len(left) // self._batch_size),
             leave=False,
             disable=None if label else True,  # None: on a terminal only.
         )
         run = self._graph(function, eager)
-        parts = [
-            {name: value.numpy() for name, value in run(batch, *arguments).items()}
-            for batch in bar
-        ]
-        found = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-        real = found["id"] >= 0
-        found = {name: value[real] for name, value in found.items()}
-        if not np.array_equal(found.pop("id"), ids):
+        parts = [found] if found else []
+        for batch in bar:
+            part = {k: v.numpy() for k, v in run(batch, *arguments).items()}
+            real = part["id"] >= 0
+            parts.append({k: v[real] for k, v in part.items()})
+            if journal:
+                journal.write(_joined(parts))
+        found = _joined(parts)
+        order = np.argsort(found["id"])
+        place = np.searchsorted(found["id"], ids, sorter=order)
+        if (
+            len(found["id"]) != len(ids)
+            or (found["id"][order[place.clip(max=len(ids) - 1)]] != ids).any()
+        ):
             raise RuntimeError(
                 f"{self._dataset.name} gave other examples than it has listed"
             )
-        return found
+        return {k: v[order[place]] for k, v in found.items() if k != "id"}
 
     def first_batch(self) -> dict[str, np.ndarray]:
         """The first batch of the split, without padding."""
         batches = self._dataset.eval_batches(
-            self._split, self._batch_size, self._seed, keep=None
+            self._split, self._batch_size, self._seed, keep=self._whole(None)
         )
         batch = next(batches.as_numpy_iterator())
         return {name: value[batch["id"] >= 0] for name, value in batch.items()}
+
+    def _batches(self, keep: np.ndarray) -> Any:
+        return self._strategy.experimental_distribute_dataset(
+            self._dataset.eval_batches(
+                self._split, self._batch_size, self._seed, keep=self._whole(keep)
+            )
+        )
+
+    def _whole(self, keep: np.ndarray | None) -> np.ndarray | None:
+        """Positions of the whole split, of positions among the first ones."""
+        if keep is None and self.complete:
+            return None
+        whole = np.zeros(self._size, bool)
+        whole[: len(self.ids)] = True if keep is None else keep
+        return whole
 
     def _graph(self, function: Callable, eager: bool) -> Callable:
         if function not in self._graphs:
@@ -125,3 +168,7 @@ class Subject:
 
             self._graphs[function] = run if eager else tf.function(run)
         return self._graphs[function]
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}

@@ -9,7 +9,7 @@ import gin
 import keras
 
 from tfssl.evaluation.classifier import Classifier
-from tfssl.evaluation.evaluators import Evaluator
+from tfssl.evaluation.evaluators import Evaluator, Outcome
 from tfssl.evaluation.subject import Subject
 from tfssl.types import UserError
 
@@ -68,11 +68,12 @@ class Validation:
         subject = self._subject(model, dataset)
         values = {}
         for evaluator in self.evaluators:
-            correct = None
+            outcomes: dict[str, Outcome] = {}
             cells = zip(evaluator.cells(), _labels(evaluator), strict=True)
             for cell, label in cells:
-                correct = evaluator.measure(cell, subject, correct)
-                values[label] = float(correct.mean())
+                part = subject.first(cell.examples)
+                outcomes[cell.name] = evaluator.measure(cell, part, outcomes)
+                values[label] = float(outcomes[cell.name]["correct"].mean())
         return values
 
     def _subject(self, model: keras.Model, dataset: Any) -> Subject:

@@ -1,0 +1,30 @@
+"""What must hold of a measurement; if it does not, there is no number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tfssl.types import Row, UserError
+
+
+class GateError(UserError):
+    """A number was about to be reported that cannot be right."""
+
+
+def check_monotone(rows: Sequence[Row]) -> None:
+    """A larger ball holds the smaller one, and all of its perturbations.
+
+    Raises:
+      GateError: An accuracy rises with epsilon.
+    """
+    last: dict[tuple[str, str, str], Row] = {}
+    for row in sorted(rows, key=lambda row: row.strength):
+        name = row.evaluator, row.perturbation, row.metric
+        smaller = last.setdefault(name, row)
+        if row.value > smaller.value:
+            raise GateError(
+                f"{row.evaluator}: {row.metric} rises from {smaller.value:.4f} at"
+                f" epsilon {smaller.strength:.4g} to {row.value:.4f} at"
+                f" {row.strength:.4g}: the results in its folder do not fit together"
+            )
+        last[name] = row
