@@ -267,7 +267,7 @@ class APGD:
             gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
             margin = classification.margin(label, logits)
             broken = misclassified(label, logits)
-            return total + gradient, _finite(loss), _finite(margin), broken
+            return total + gradient, loss, margin, broken
 
         results = (tf.zeros_like(x), s["best_loss"], s["margin"], s["active"])
         if self.eot == 1:
@@ -305,11 +305,6 @@ def few_rises(steps: int, rho: float) -> np.ndarray:
         most[checkpoint] = int(rho * window)
         window = max(window - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
     return most
-
-
-def _finite(values: tf.Tensor) -> tf.Tensor:
-    """Infinities and NaN never count as progress."""
-    return tf.where(tf.math.is_finite(values), values, -np.inf)
 
 
 def _per_image(values: tf.Tensor) -> tf.Tensor:
