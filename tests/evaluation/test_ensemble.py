@@ -108,8 +108,9 @@ def test_distances_are_real_ones_and_at_most_epsilon(make_model, dataset, optima
     for epsilon in radii():
         found = outcomes[f"epsilon_{epsilon!r}_o"]["distance"]
         broken = ~correct(outcomes, epsilon, "o")
-        assert (found[broken] <= np.float32(epsilon)).all()
-        assert (found >= nearest * (1 - 1e-5)).all()
+        assert (found[broken] <= epsilon * (1 + 1e-6)).all()
+        right = outcomes["clean"]["correct"]
+        assert (found >= nearest * (1 - 1e-5))[right].all()
 
 
 def test_one_minimum_norm_attack_gives_the_curve(make_model, dataset, optimal, exact):
@@ -241,16 +242,16 @@ def test_killed_within_a_cell_and_resumed(
     rows = run("whole", dataset)
     dataset.visited.clear()
     run("again", dataset)
-    work = sum(-(-n // 16) for n in dataset.visited)
-    for lives in range(0, work, 7):
+    # The first batch is looked at by itself.
+    work = sum(-(-n // 16) for n in dataset.visited[1:])
+    for lives in (0, 20, work - 1):
         folder = f"killed_{lives}"
         with pytest.raises(_Kill):
             run(folder, _Dying(dataset, lives))
         dataset.visited.clear()
         assert run(folder, dataset) == rows
-        # Nothing is measured twice, but for the first batch, which is looked at.
         left = sum(-(-n // 16) for n in dataset.visited[1:])
-        assert left == work - lives - -(-230 // 16), lives
+        assert left == work - lives, lives
         assert contents(folder) == contents("whole")
 
 

@@ -116,9 +116,7 @@ class Ensemble:
             distance = np.minimum(distance, scatter(undecided, nearest, np.inf))
         return {"correct": beyond(distance, cell.strength), "distance": distance}
 
-    def _standing(
-        self, epsilon: float, outcomes: Mapping[str, Outcome]
-    ) -> np.ndarray:
+    def _standing(self, epsilon: float, outcomes: Mapping[str, Outcome]) -> np.ndarray:
         """[n] bool, what has withstood the next larger epsilon."""
         larger = [other for other in self.epsilons if other > epsilon]
         if not larger:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -158,16 +159,16 @@ class Subject:
 
     def _graph(self, function: Callable, eager: bool) -> Callable:
         if function not in self._graphs:
-
-            def on_replica(batch, *arguments):
-                return {"id": batch["id"], **function(self._logits, batch, *arguments)}
-
-            def run(batch, *arguments):
-                results = self._strategy.run(on_replica, (batch, *arguments))
-                return distribute.concatenate(self._strategy, results)
-
+            run = functools.partial(self._run, function)
             self._graphs[function] = run if eager else tf.function(run)
         return self._graphs[function]
+
+    def _run(self, function: Callable, batch: Any, *arguments: Any) -> Any:
+        def on_replica(batch, *arguments):
+            return {"id": batch["id"], **function(self._logits, batch, *arguments)}
+
+        results = self._strategy.run(on_replica, (batch, *arguments))
+        return distribute.concatenate(self._strategy, results)
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
