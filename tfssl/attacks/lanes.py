@@ -63,9 +63,7 @@ def run(
 
 def select(condition: tf.Tensor, new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
     """Per example, [b] bool and twice [b, ...] to [b, ...]."""
-    return tf.where(
-        tf.reshape(condition, [-1] + [1] * (len(new.shape) - 1)), new, old
-    )
+    return tf.where(tf.reshape(condition, [-1] + [1] * (len(new.shape) - 1)), new, old)
 
 
 def _shrink(lanes: State, results: State, size: tf.Tensor) -> tuple[State, State]:
