@@ -8,10 +8,12 @@ A run of bin/train, on the data it was trained on:
 Without an evaluation it is PGD-20 in the ball of training, evaluation/pgd20_linf.gin or
 evaluation/pgd20_l2.gin.
 
-A Keras model from elsewhere, which takes images in [0, 1] and returns logits:
+A Keras model from elsewhere, which takes images in [0, 1] and returns logits, by
+AutoAttack on the first 1000 test images (docs/robustness.md):
 
   bin/evaluate --model resnet.keras --run_dir runs/resnet \
-    --gin_file data/cifar10.gin --gin_file evaluation/pgd20_linf.gin
+    --gin_file data/cifar10.gin --gin_file evaluation/autoattack_linf.gin \
+    --gin_param evaluate.examples=1000
 
 Other epsilons, more images at a time:
 
@@ -22,6 +24,8 @@ Other epsilons, more images at a time:
 The shipped evaluations are the files in gin/evaluation/; give one at a time. Each
 number goes to <run_dir>/results/<evaluator>/ once it is measured, so that the same
 command goes on where it was interrupted, and one that has finished prints its table.
+Reasons to doubt a number are printed below it, and kept in <run_dir>/results/marks.json.
+A number that cannot be right, such as of an attack that leaves its ball, is an error.
 """
 
 from __future__ import annotations
