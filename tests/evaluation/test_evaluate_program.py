@@ -51,6 +51,28 @@ def test_a_foreign_model(call, data_file, model_path, tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in written.iterdir()} == before
 
 
+def test_autoattack(call, data_file, model_path, tmp_path, capsys):
+    call(
+        model=str(model_path),
+        run_dir=str(tmp_path / "foreign"),
+        gin_file=[data_file, "evaluation/autoattack_linf.gin"],
+        gin_param=[
+            "evaluate.examples = 12",
+            "autoattack_linf/Ensemble.epsilons = ['24/255']",
+            "apgd_checks_linf/Checks.epsilon = '24/255'",
+        ],
+    )
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    stages = [line for line in lines if line[0] == "autoattack_linf"]
+    values = [float(line[-5]) for line in stages]
+    assert values == sorted(values, reverse=True)
+    assert values[0] > values[-1]
+    assert [line[-6] for line in stages] == [
+        *("accuracy", "apgd_ce", "apgd_t", "fab_t", "accuracy")
+    ]
+    assert not any(line[0].startswith("[") for line in lines)  # No marks.
+
+
 def test_a_training_run(call, data_file, model_path, tmp_path, capsys):
     config.parse([data_file])
     (tmp_path / "config.gin").write_text(config.text())

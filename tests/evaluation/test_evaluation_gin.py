@@ -2,14 +2,23 @@ import inspect
 import json
 
 import gin
+import numpy as np
 import pytest
 
 from tfssl import config
+from tfssl.attacks.apgd import APGD
 from tfssl.attacks.cleverhans_attacks import CleverhansFGM, CleverhansMIM, CleverhansPGD
+from tfssl.attacks.fab import FAB
+from tfssl.attacks.fmn import FMN
+from tfssl.attacks.noise import Noise
 from tfssl.attacks.pgd import PGD
+from tfssl.attacks.square import Square
+from tfssl.evaluation.checks import Checks
 from tfssl.evaluation.classifier import Classifier
+from tfssl.evaluation.ensemble import Ensemble
 from tfssl.evaluation.evaluate import evaluate
 from tfssl.evaluation.evaluators import AttackCurve
+from tfssl.evaluation.minimum_norm import MinimumNormCurve
 from tfssl.evaluation.results import describe
 from tfssl.evaluation.subject import Subject
 
@@ -21,25 +30,79 @@ def _evaluators(name, *files):
     return gin.get_bindings(evaluate)["evaluators"]
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_files_measure_what_they_are_called(name, make_model, dataset):
-    clean, *curves = _evaluators(name)
-    expected = {"clean": [], "pgd20": ["pgd20_linf", "pgd20_l2"]}.get(name, [name])
-    assert [curve.name for curve in curves] == expected
+def _names(file):
+    if file == "clean":
+        return []
+    if file == "pgd20":
+        return ["pgd20_linf", "pgd20_l2"]
+    checks = file.replace("autoattack", "apgd_checks")
+    plain = checks != file and "plus" not in file and "rand" not in file
+    return [file, checks] if plain else [file]
 
+
+def _attacks(evaluator):
+    """All attacks of an evaluator, by what it calls them."""
+    several = getattr(evaluator, "attacks", {}) | getattr(evaluator, "others", {})
+    one = {"attack": evaluator.attack} if hasattr(evaluator, "attack") else {}
+    return several | one
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_measure_what_they_are_called(name):
+    clean, *evaluators = _evaluators(name)
+    assert clean.name == "clean"
+    assert [evaluator.name for evaluator in evaluators] == _names(name)
+    for evaluator in evaluators:
+        for attack in _attacks(evaluator).values():
+            assert evaluator.name.endswith(f"_{attack.ball.name}")
+        cells = [cell.name for cell in evaluator.cells()]
+        assert len(set(cells)) == len(cells)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_curves_fall(name, make_model, dataset):
+    clean, *evaluators = _evaluators(name)
     subject = Subject(Classifier(make_model()), dataset, "test", 230, 0)
-    right = clean.measure(clean.cells()[0], subject, {})
-    for curve in curves:
-        assert curve.name.endswith(f"_{curve.attack.ball.name}")
-        assert curve.epsilons[0] == 0
-        assert len(curve.epsilons) >= 5
-        attacked = curve.measure(curve.cells()[3], subject, {"before": right})
-        assert 0 < attacked["correct"].sum() < right["correct"].sum()
+    for curve in evaluators:
+        if isinstance(curve, AttackCurve):
+            assert curve.epsilons[0] == 0
+            assert len(curve.epsilons) >= 5
+            before = clean.measure(clean.cells()[0], subject, {})
+            before["correct"] &= np.arange(230) < 50
+            found = curve.measure(curve.cells()[3], subject, {"before": before})
+            assert (found["correct"] <= before["correct"]).all()
+            broken = before["correct"].sum() - found["correct"].sum()
+            assert broken > 0 or name.startswith("noise")
+
+
+def test_autoattack_is_that_of_its_authors():
+    """Version 'standard': papers.md of the field and the code agree on these."""
+    for norm, epsilon in (("linf", 8 / 255), ("l2", 0.5)):
+        _, ensemble, _ = _evaluators(f"autoattack_{norm}")
+        assert ensemble.epsilons == [epsilon]
+        described = {
+            name: {k: v for k, v in describe(attack).items() if k not in ("ball",)}
+            for name, attack in ensemble.attacks.items()
+        }
+        assert list(described) == ["apgd_ce", "apgd_t", "fab_t", "square"]
+        apgd = {"epsilon": None, "steps": 100, "restarts": 1, "rho": "0.75", "eot": 1}
+        apgd |= {"class": "tfssl.attacks.apgd.APGD", "targets": 9}
+        assert described["apgd_ce"] == apgd | {"loss": "cross_entropy"}
+        assert described["apgd_t"] == apgd | {"loss": "targeted_dlr"}
+        fab = {"epsilon": None, "steps": 100, "targets": 9, "restarts": 1}
+        fab |= {"alpha_max": "0.1", "eta": "1.05", "beta": "0.9"}
+        assert described["fab_t"] == fab | {"class": "tfssl.attacks.fab.FAB"}
+        square = {"epsilon": None, "queries": 5000, "p_init": "0.8"}
+        assert described["square"] == square | {"class": "tfssl.attacks.square.Square"}
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_no_setting_of_training_leaks_in(name, tmp_path):
-    classes = (AttackCurve, PGD, CleverhansFGM, CleverhansPGD, CleverhansMIM)
+    classes = (
+        *(AttackCurve, Checks, Ensemble, MinimumNormCurve),
+        *(APGD, FAB, FMN, Noise, PGD, Square),
+        *(CleverhansFGM, CleverhansPGD, CleverhansMIM),
+    )
     bindings = [f"import {cls.__module__}" for cls in classes] + [
         f"{cls.__name__}.{parameter} = 'leaked'"
         for cls in classes
