@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.attacks import lanes
+from tfssl.attacks import lanes, settings
 from tfssl.attacks.goals import misclassified
 from tfssl.attacks.lanes import State
 from tfssl.losses import classification
-from tfssl.types import UserError, fraction
+from tfssl.types import UserError
 
 _LOSSES = ("cross_entropy", "dlr", "targeted_dlr")
 _MOMENTUM = 0.75
@@ -73,7 +73,7 @@ class APGD:
     ):
         self.ball = ball
         self.loss = loss
-        self.epsilon = None if epsilon is None else fraction(epsilon)
+        self.epsilon = settings.radius(ball, epsilon)
         self.steps = steps
         self.restarts = restarts
         self.targets = targets
@@ -87,17 +87,7 @@ class APGD:
             raise UserError(
                 f"APGD.loss must be one of {', '.join(_LOSSES)}, not {self.loss!r}"
             )
-        if self.ball.name == "linf" and self.epsilon is not None and self.epsilon > 1:
-            raise UserError(
-                f"epsilon {self.epsilon:g} is out of range: images are in [0, 1], so"
-                " write '8/255' rather than 8"
-            )
-        for name in ("steps", "restarts", "targets", "eot"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(
-                    f"APGD.{name} must be a positive integer, not {value!r}"
-                )
+        settings.check_counts(self, "steps", "restarts", "targets", "eot")
         if not isinstance(self.rho, (int, float)) or not 0 <= self.rho <= 1:
             raise UserError(f"APGD.rho must be between 0 and 1, not {self.rho!r}")
 
@@ -124,9 +114,7 @@ class APGD:
           different targets do not compare); an image that is misclassified already, as
           it is.
         """
-        epsilon = self.epsilon if epsilon is None else epsilon
-        if epsilon is None:
-            raise UserError("APGD.epsilon is not set")
+        epsilon = settings.given(self, epsilon)
         epsilon = tf.convert_to_tensor(epsilon, tf.float32)
         seed = randomness.fold(seed, self.loss)
         logits = logits_fn(image)

@@ -9,9 +9,9 @@ import gin
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.attacks import hyperplane, lanes
+from tfssl.attacks import hyperplane, lanes, settings
 from tfssl.attacks.goals import misclassified
-from tfssl.types import UserError, fraction
+from tfssl.types import UserError
 
 _PROJECTIONS = {"linf": hyperplane.project_linf, "l2": hyperplane.project_l2}
 # Of the authors' code.
@@ -67,7 +67,7 @@ class FAB:
         beta: float = 0.9,
     ):
         self.ball = ball
-        self.epsilon = None if epsilon is None else fraction(epsilon)
+        self.epsilon = settings.radius(ball, epsilon)
         self.steps = steps
         self.targets = targets
         self.restarts = restarts
@@ -79,17 +79,9 @@ class FAB:
     def _check(self) -> None:
         if self.ball.name not in _PROJECTIONS:
             raise UserError(f"FAB knows the balls linf and l2, not {self.ball.name!r}")
-        if self.ball.name == "linf" and self.epsilon is not None and self.epsilon > 1:
-            raise UserError(
-                f"epsilon {self.epsilon:g} is out of range: images are in [0, 1], so"
-                " write '8/255' rather than 8"
-            )
-        for name in ("steps", "restarts", "targets"):
-            value = getattr(self, name)
-            if name == "targets" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"FAB.{name} must be a positive integer, not {value!r}")
+        settings.check_counts(self, "steps", "restarts")
+        if self.targets is not None:
+            settings.check_counts(self, "targets")
         if not 0 <= self.alpha_max <= 1:
             raise UserError(f"FAB.alpha_max must be in [0, 1], not {self.alpha_max!r}")
         if not self.eta >= 1:
@@ -123,9 +115,7 @@ class FAB:
         Raises:
           UserError: No epsilon is given.
         """
-        epsilon = self.epsilon if epsilon is None else epsilon
-        if epsilon is None:
-            raise UserError("FAB.epsilon is not set")
+        epsilon = settings.given(self, epsilon)
         epsilon = tf.cast(epsilon, tf.float64)
         found, distance = self._search(logits_fn, image, label, seed, epsilon, epsilon)
         return lanes.select(distance <= epsilon, found, image)

@@ -9,7 +9,7 @@ from typing import Any
 import gin
 import tensorflow as tf
 
-from tfssl.attacks import lanes
+from tfssl.attacks import lanes, settings
 from tfssl.attacks.balls import L2
 from tfssl.attacks.goals import misclassified
 from tfssl.losses import classification
@@ -62,8 +62,7 @@ class FMN:
         self.steps = steps
         self.step_size = fraction(step_size)
         self.gamma = gamma
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-            raise UserError(f"FMN.steps must be a positive integer, not {steps!r}")
+        settings.check_counts(self, "steps")
         if not self.step_size > 0:
             raise UserError("FMN.step_size must be positive, not 0")
         if not 0 < gamma < 1:

@@ -9,9 +9,9 @@ import gin
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.attacks import lanes
+from tfssl.attacks import lanes, settings
 from tfssl.attacks.goals import misclassified
-from tfssl.types import UserError, fraction
+from tfssl.types import UserError
 
 
 @gin.register(module="tfssl.attacks")
@@ -30,6 +30,8 @@ class Noise:
       UserError: A setting is out of range.
     """
 
+    gradient_free = True
+
     def __init__(
         self,
         ball: Any,
@@ -38,13 +40,12 @@ class Noise:
         draws: int = 1,
     ):
         self.ball = ball
-        self.epsilon = None if epsilon is None else fraction(epsilon)
+        self.epsilon = settings.radius(ball, epsilon)
         self.kind = kind
         self.draws = draws
         if kind not in ("uniform", "gaussian"):
             raise UserError(f"Noise.kind must be 'uniform' or 'gaussian', not {kind!r}")
-        if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
-            raise UserError(f"Noise.draws must be a positive integer, not {draws!r}")
+        settings.check_counts(self, "draws")
 
     def perturb(
         self,
@@ -70,9 +71,7 @@ class Noise:
         Raises:
           UserError: No epsilon is given.
         """
-        epsilon = self.epsilon if epsilon is None else epsilon
-        if epsilon is None:
-            raise UserError("Noise.epsilon is not set")
+        epsilon = settings.given(self, epsilon)
         state = {
             "clean": image,
             "image": image,

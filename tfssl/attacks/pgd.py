@@ -9,6 +9,7 @@ import gin
 import tensorflow as tf
 
 from tfssl import randomness
+from tfssl.attacks import settings
 from tfssl.attacks.goals import CrossEntropy
 from tfssl.types import LossFn, UserError, fraction
 
@@ -66,7 +67,7 @@ class PGD:
         goal: Callable | None = None,
     ):
         self.ball = ball
-        self.epsilon = None if epsilon is None else fraction(epsilon)
+        self.epsilon = settings.radius(ball, epsilon)
         self.steps = steps
         self.step_size = None if step_size is None else fraction(step_size)
         self.relative_step_size = (
@@ -81,15 +82,7 @@ class PGD:
         self._check()
 
     def _check(self) -> None:
-        if self.ball.name == "linf" and self.epsilon is not None and self.epsilon > 1:
-            raise UserError(
-                f"epsilon {self.epsilon:g} is out of range: images are in [0, 1], so"
-                " write '8/255' rather than 8"
-            )
-        for name in ("steps", "restarts"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"PGD.{name} must be a positive integer, not {value!r}")
+        settings.check_counts(self, "steps", "restarts")
         if self.step_size is not None and self.relative_step_size is not None:
             raise UserError("give PGD.step_size or PGD.relative_step_size, not both")
         if self.keep not in ("last", "best"):
@@ -119,9 +112,7 @@ class PGD:
         Returns:
           Perturbed inputs, of the structure of `inputs`, in [0, 1], without gradient.
         """
-        epsilon = self.epsilon if epsilon is None else epsilon
-        if epsilon is None:
-            raise UserError("PGD.epsilon is not set")
+        epsilon = settings.given(self, epsilon)
         epsilon = tf.convert_to_tensor(epsilon, tf.float32)
         clean = tf.nest.map_structure(tf.stop_gradient, inputs)
         if self.restarts == 1:

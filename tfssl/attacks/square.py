@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.attacks import lanes
+from tfssl.attacks import lanes, settings
 from tfssl.attacks.goals import misclassified
 from tfssl.losses import classification
 from tfssl.types import UserError, fraction
@@ -42,6 +42,8 @@ class Square:
       UserError: A setting is out of range.
     """
 
+    gradient_free = True
+
     def __init__(
         self,
         ball: Any,
@@ -50,15 +52,12 @@ class Square:
         p_init: str | float = 0.8,
     ):
         self.ball = ball
-        self.epsilon = None if epsilon is None else fraction(epsilon)
+        self.epsilon = settings.radius(ball, epsilon)
         self.queries = queries
         self.p_init = fraction(p_init)
         if ball.name not in _PROPOSALS:
             raise UserError(f"Square knows the balls linf and l2, not {ball.name!r}")
-        if not isinstance(queries, int) or isinstance(queries, bool) or queries < 1:
-            raise UserError(
-                f"Square.queries must be a positive integer, not {queries!r}"
-            )
+        settings.check_counts(self, "queries")
         if not 0 < self.p_init <= 1:
             raise UserError(f"Square.p_init must be in (0, 1], not {p_init!r}")
 
@@ -86,9 +85,7 @@ class Square:
         Raises:
           UserError: No epsilon is given.
         """
-        epsilon = self.epsilon if epsilon is None else epsilon
-        if epsilon is None:
-            raise UserError("Square.epsilon is not set")
+        epsilon = settings.given(self, epsilon)
         proposals = _PROPOSALS[self.ball.name](image.shape[1:], self.p_init)
         seed = randomness.fold(seed, "square")
 

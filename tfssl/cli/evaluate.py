@@ -24,7 +24,7 @@ Other epsilons, more images at a time:
 The shipped evaluations are the files in gin/evaluation/; give one at a time. Each
 number goes to <run_dir>/results/<evaluator>/ once it is measured, so that the same
 command goes on where it was interrupted, and one that has finished prints its table.
-Reasons to doubt a number are printed below it, and kept in <run_dir>/results/marks.json.
+Reasons to doubt a number are printed below it and kept in <run_dir>/results/marks.json.
 A number that cannot be right, such as of an attack that leaves its ball, is an error.
 """
 
