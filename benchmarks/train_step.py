@@ -23,7 +23,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -32,12 +31,14 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
+import machine
 import numpy as np
 import tensorflow as tf
 import torch
 from absl import app, flags
+from pytorch_resnet import TorchResNet18, to_torch
 
-from tfssl import manifest, randomness
+from tfssl import randomness
 from tfssl.attacks.balls import Linf
 from tfssl.attacks.pgd import PGD
 from tfssl.losses import classification
@@ -55,9 +56,6 @@ DTYPES = flags.DEFINE_list(
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per step.", 1)
 ATTACK_STEPS = flags.DEFINE_integer("attack_steps", 10, "K, gradients per attack.", 1)
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed runs of everything.", 1)
-THREADS = flags.DEFINE_integer(
-    "threads", os.cpu_count(), "Threads within an operation.", 1
-)
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where train_step.csv and train_step.json go.", required=True
 )
@@ -66,65 +64,6 @@ EPSILON = 8 / 255
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4
 # Of the loss. Rounding differs, and the signs of tiny gradients amplify it.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
-
-
-class TorchResNet18(torch.nn.Module):
-    """ResNet-18 with the CIFAR stem; its modules have the names of the Keras layers."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.layers = torch.nn.ModuleDict()
-        self._add("stem", "", 3, width, 3, 1)
-        self._blocks = []
-        channels = width
-        for stage in range(1, 5):
-            filters = width * 2 ** (stage - 1)
-            for block in (1, 2):
-                name = f"stage{stage}_block{block}"
-                stride = 2 if stage > 1 and block == 1 else 1
-                self._add(name, "1", channels, filters, 3, stride)
-                self._add(name, "2", filters, filters, 3, 1)
-                if stride > 1:
-                    self._add(f"{name}_shortcut", "", channels, filters, 1, stride)
-                self._blocks.append(name)
-                channels = filters
-        self.layers["logits"] = torch.nn.Linear(channels, 10)
-
-    def _add(self, name, suffix, channels, filters, size, stride):
-        self.layers[f"{name}_conv{suffix}"] = torch.nn.Conv2d(
-            channels, filters, size, stride, padding=size // 2, bias=False
-        )
-        self.layers[f"{name}_bn{suffix}"] = torch.nn.BatchNorm2d(filters)
-
-    def _conv_bn(self, x, name, suffix=""):
-        return self.layers[f"{name}_bn{suffix}"](self.layers[f"{name}_conv{suffix}"](x))
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Images [b, c, h, w] in [0, 1] to logits [b, 10]."""
-        x = torch.relu(self._conv_bn((image - 0.5) / 0.25, "stem"))
-        for name in self._blocks:
-            out = torch.relu(self._conv_bn(x, name, "1"))
-            out = self._conv_bn(out, name, "2")
-            if f"{name}_shortcut_conv" in self.layers:
-                x = self._conv_bn(x, f"{name}_shortcut")
-            x = torch.relu(x + out)
-        return self.layers["logits"](x.mean((2, 3)))
-
-    @torch.no_grad()
-    def port(self, model: keras.Model) -> None:
-        """Copies the weights of the Keras model."""
-        for name, module in self.layers.items():
-            weights = [torch.from_numpy(w) for w in model.get_layer(name).get_weights()]
-            if isinstance(module, torch.nn.Conv2d):
-                module.weight.copy_(weights[0].permute(3, 2, 0, 1))
-            elif isinstance(module, torch.nn.Linear):
-                module.weight.copy_(weights[0].T)
-                module.bias.copy_(weights[1])
-            else:
-                module.weight.copy_(weights[0])
-                module.bias.copy_(weights[1])
-                module.running_mean.copy_(weights[2])
-                module.running_var.copy_(weights[3])
 
 
 def torch_step(
@@ -177,10 +116,6 @@ def torch_step(
         return loss.item()
 
     return step
-
-
-def to_torch(image: tf.Tensor) -> torch.Tensor:
-    return torch.from_numpy(np.moveaxis(image.numpy(), -1, 1).copy())
 
 
 def random_batch(size: int) -> dict[str, tf.Tensor]:
@@ -298,33 +233,11 @@ def measure(width: int, dtype: str) -> tuple[dict, dict[str, list[float]]]:
     }, seconds
 
 
-def environment() -> dict:
-    """The machine, and what was measured on it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        cpu = platform.processor()
-    return {
-        **manifest.environment(),
-        "torch": torch.__version__,
-        "cpu": cpu,
-        "load_before": os.getloadavg(),
-        "flags": {
-            name: flags.FLAGS[name].value
-            for name in ("batch_size", "attack_steps", "rounds", "threads")
-        },
-    }
-
-
 def main(argv: list[str]) -> None:
-    tf.config.set_visible_devices([], "GPU")
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS.value)
-    tf.config.threading.set_inter_op_parallelism_threads(THREADS.value)
-    torch.set_num_threads(THREADS.value)
+    machine.set_up()
     folder = Path(OUTPUT_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
-    machine = environment()
+    facts = machine.environment(("batch_size", "attack_steps", "rounds"))
     rows, rounds = [], []
     for width in WIDTHS.value:
         for dtype in DTYPES.value:
@@ -337,9 +250,9 @@ def main(argv: list[str]) -> None:
             if len(rows) == 1:
                 print("  ".join(shown))
             print("  ".join(f"{v:>{len(k)}}" for k, v in shown.items()), flush=True)
-    machine["load_after"] = os.getloadavg()
+    facts["load_after"] = os.getloadavg()
     (folder / "train_step.json").write_text(
-        json.dumps({"rows": rows, "rounds": rounds, **machine}, indent=2) + "\n"
+        json.dumps({"rows": rows, "rounds": rounds, **facts}, indent=2) + "\n"
     )
     with (folder / "train_step.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
