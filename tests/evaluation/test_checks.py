@@ -11,14 +11,15 @@ from tfssl.attacks.balls import L2, Linf
 from tfssl.attacks.noise import Noise
 from tfssl.attacks.pgd import PGD
 from tfssl.attacks.square import Square
+from tfssl.evaluation import results
 from tfssl.evaluation.checks import Checks
 from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.evaluate import evaluate
 from tfssl.evaluation.evaluators import AttackCurve
-from tfssl.evaluation.gates import GateError
+from tfssl.evaluation.gates import GateError, check_monotone
 from tfssl.evaluation.subject import Subject
 from tfssl.evaluation.trial import Trial
-from tfssl.types import UserError
+from tfssl.types import Row, UserError
 
 EPSILON = "32/255"
 
@@ -166,6 +167,7 @@ def test_a_failed_gate_fails_the_evaluation_but_keeps_its_marks(
         assert "saturated" in marks["model"]["marks"]
         assert marks["checks"]["about"] == ["checks", "pgd"]
         assert "gradient_free_beats_attack" in marks["checks"]["marks"]
+        assert marks["pgd"]["marks"] == {}
         monkeypatch.setattr(PGD, "perturb", None)
 
 
@@ -180,6 +182,31 @@ def test_accuracy_may_not_rise(make_model, dataset, tmp_path, model_path):
     curve.measure = rising
     with pytest.raises(GateError, match="pgd: accuracy rises from 0"):
         evaluate(tmp_path / "a", model_path, dataset, [curve])
+    # What is on disk is marked.
+    marks = json.loads((tmp_path / "a" / "results" / "marks.json").read_text())
+    assert "rises from" in marks["pgd"]["marks"]["gate_failed"]
+
+
+def test_a_stage_of_an_ensemble_may_rise():
+    def row(strength, metric, value):
+        origin = ("r", 0, "d", "test", "e", "linf")
+        return Row(*origin, strength, metric, value, 9, 0.0, 1.0)
+
+    rows = [row(0.1, "accuracy", 0.5), row(0.2, "accuracy", 0.5)]
+    rows += [row(0.1, "accuracy after a", 0.5), row(0.2, "accuracy after a", 0.6)]
+    check_monotone(rows)
+    with pytest.raises(GateError, match=r"e: accuracy rises from 0.5000 at epsilon"):
+        check_monotone([*rows, row(0.3, "accuracy", 0.6)])
+
+
+def test_marks_of_another_model_are_dropped(tmp_path):
+    results.note(tmp_path, "one", "model", ["*"], {"saturated": "..."})
+    results.note(tmp_path, "one", "checks", ["checks"], {})
+    assert list(results.read_marks(tmp_path)) == ["model", "checks"]
+    results.note(tmp_path, "two", "pgd", ["pgd"], {})
+    assert list(results.read_marks(tmp_path)) == ["pgd"]
+    (tmp_path / "marks.json").write_text("[]")
+    assert results.read_marks(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
@@ -190,6 +217,7 @@ def test_accuracy_may_not_rise(make_model, dataset, tmp_path, model_path):
         ({"epsilon": "0"}, "positive"),
         ({"epsilon": "8"}, "8/255"),
         ({"examples": 0}, "positive integer"),
+        ({"about": "pgd"}, "a list of names"),
     ],
 )
 def test_wrong_settings(change, message):

@@ -121,6 +121,19 @@ def test_one_minimum_norm_attack_gives_the_curve(make_model, dataset, optimal, e
     assert dataset.visited == [230]
 
 
+def test_a_minimum_norm_grid_can_move(model_path, dataset, optimal, tmp_path):
+    def run(grid):
+        curve = MinimumNormCurve(optimal, grid, "m")
+        return evaluate(tmp_path / "a", model_path, dataset, [curve], batch_size=230)
+
+    first = run(["0", "8/255"])
+    dataset.visited.clear()
+    second = run(["8/255", "16/255"])
+    assert dataset.visited == [230]  # A look at the model; nothing is attacked again.
+    assert second[0] == first[1]
+    assert second[1].value < second[0].value
+
+
 def test_each_attack_gets_what_stands_and_the_worst_counts(
     make_model, dataset, weights, attack, exact
 ):
@@ -160,7 +173,10 @@ def test_an_attack_without_gradients_that_helps_is_marked(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"attacks": {}}, "at least one attack"),
+        ({"attacks": {}}, "a dict of names and attacks"),
+        ({"attacks": [1]}, "a dict of names and attacks"),
+        ({"attacks": {"a/b": 1}}, "folder"),
+        ({"epsilons": "8/255"}, "must be a list"),
         ({"epsilons": ["8/255", "4/255"]}, "must ascend"),
         ({"epsilons": ["8"]}, "8/255"),
         ({"name": "a/b"}, "folder"),

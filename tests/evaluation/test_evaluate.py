@@ -74,7 +74,7 @@ def test_killed_at_any_write_and_resumed(run, tmp_path, attack, monkeypatch):
     rows = run("a", evaluators=evaluators)
     whole = _contents(tmp_path / "a" / "results")
     replacing = files.replacing
-    for survive in range(7):  # Three cells of two files, and the marks.
+    for survive in range(8):  # Three cells of two files, marks before and after.
         folder = tmp_path / f"killed_{survive}"
         folder.mkdir()
         # Named as the undisturbed run, so that the rows can be the same.

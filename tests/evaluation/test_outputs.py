@@ -34,6 +34,13 @@ class _Noisy(keras.layers.Layer):
         return x + 0.1 * tf.random.normal(tf.shape(x))
 
 
+class _Company(keras.layers.Layer):
+    """Subtracts the batch's mean image."""
+
+    def call(self, x):
+        return x - 0.2 * tf.reduce_mean(x, axis=0, keepdims=True)
+
+
 class _Stopped(keras.layers.Layer):
     def call(self, x):
         return tf.stop_gradient(x)
@@ -62,6 +69,7 @@ def wrapped(make_model):
 BROKEN = {
     "probabilities": {"after": lambda: keras.layers.Softmax()},
     "randomised": {"before": _Noisy},
+    "batch_dependent": {"before": _Company},
     "no_gradient": {"before": _Stopped},
     "zero_gradients": {"before": _Shut},
     "saturated": {"after": lambda: keras.layers.Rescaling(1e4)},

@@ -37,7 +37,7 @@ class APGD:
     the first step is compared with the start's, as in the paper; the code compares it
     with 0.
 
-    An example ends with its first misclassified iterate, the start included. Each run
+    Without `eot` an example ends with its first misclassified iterate. Each run
     takes steps + 1 forward and backward passes, and what the clean image needs is one
     forward pass.
 
@@ -53,8 +53,12 @@ class APGD:
       targets: Of 'targeted_dlr': how many classes to aim at, those with the largest
         logits at the clean image but for the label. All others if there are fewer.
       rho: Of condition 1, in [0, 1].
-      eot: Passes per iterate, for networks that draw at random: gradients are averaged
-        (expectation over transformation), loss and prediction are the last pass's.
+      eot: Passes per iterate, for networks that draw at random (expectation over
+        transformation). If more than 1, gradient, loss and margin are means over the
+        passes, and no example ends early: one lucky draw breaks nothing, so all
+        iterates are made, and the one of the largest mean margin is returned. (The
+        authors' code averages gradients alone, and returns the last iterate that one
+        draw misclassified.)
 
     Raises:
       UserError: A setting is out of range.
@@ -110,9 +114,9 @@ class APGD:
 
         Returns:
           [b, h, w, c] in the ball and in [0, 1]: the first iterate that is
-          misclassified; if there is none, that of the largest margin (losses for
-          different targets do not compare); an image that is misclassified already, as
-          it is.
+          misclassified; if there is none, or with `eot`, that of the largest margin
+          (losses for different targets do not compare); an image that is misclassified
+          already, as it is.
         """
         epsilon = settings.given(self, epsilon)
         epsilon = tf.convert_to_tensor(epsilon, tf.float32)
@@ -240,10 +244,10 @@ class APGD:
         return project(x + ahead + (1 - share) * (x - s["before"]))
 
     def _gradient(self, logits_fn, s: State) -> tuple:
-        """Sum of the passes' gradients; loss, margin and whether broken of the last."""
+        """Gradient [b, h, w, c], loss [b], margin [b] and whether x is broken [b]."""
         x, label = s["x"], s["label"]
 
-        def forward_and_backward(total, *_):
+        def forward_and_backward():
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(x)
                 logits = logits_fn(x)
@@ -254,20 +258,25 @@ class APGD:
             # One NaN would make an example NaN for good.
             gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
             margin = classification.margin(label, logits)
-            broken = misclassified(label, logits)
-            return total + gradient, loss, margin, broken
+            return (gradient, loss, margin), misclassified(label, logits)
 
-        results = (tf.zeros_like(x), s["best_loss"], s["margin"], s["active"])
         if self.eot == 1:
-            return forward_and_backward(*results)
-        # The mean has the direction of the sum, and only the direction matters.
-        return tf.while_loop(
+            found, broken = forward_and_backward()
+            return *found, broken
+
+        def add(*sums):
+            found, _ = forward_and_backward()
+            return [a + b / self.eot for a, b in zip(sums, found, strict=True)]
+
+        nothing = tf.zeros_like(s["margin"])
+        found = tf.while_loop(
             lambda *_: True,
-            forward_and_backward,
-            results,
+            add,
+            [tf.zeros_like(x), nothing, nothing],
             parallel_iterations=1,
             maximum_iterations=self.eot,
         )
+        return *found, tf.zeros_like(label, tf.bool)
 
     def _loss(self, s: State, logits):
         label = s["label"]

@@ -9,9 +9,13 @@ from tfssl.losses import classification
 
 
 def misclassified(label: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """[b] bool: the most likely class is not the label. NaN logits are not a win."""
+    """[b] bool: the most likely class is not the label, or logits are not finite.
+
+    An image that a model has no answer to is one that it gets wrong: so evaluations
+    count it, whatever the image.
+    """
     best = tf.argmax(logits, axis=-1, output_type=label.dtype)
-    return tf.reduce_all(tf.math.is_finite(logits), -1) & (best != label)
+    return ~tf.reduce_all(tf.math.is_finite(logits), -1) | (best != label)
 
 
 @gin.register(module="tfssl.attacks")

@@ -26,7 +26,7 @@ _WEAKER = {
 }
 _STRONGER = {"more_steps": "more steps", "more_restarts": "more restarts"}
 _TOLERANCE = 0.005
-_STILL_RISING = 1.05
+_STILL_RISING = 0.05
 
 
 @gin.register(module="tfssl.evaluation")
@@ -81,6 +81,8 @@ class Checks:
         (self.epsilon,) = grid([epsilon], attack.ball.name, name)
         if not self.epsilon:
             raise UserError(f"{name}: epsilon must be positive")
+        if isinstance(about, str):
+            raise UserError(f"{name}: about is a list of names, not {about!r}")
         if not isinstance(examples, int) or examples < 1:
             raise UserError(f"{name}: examples must be a positive integer")
         self.attack = attack
@@ -142,7 +144,7 @@ class Checks:
         """The radius of a ball around any image that holds all others."""
         if self.attack.ball.name == "linf":
             return 1.0
-        return float(np.sqrt(subject.first_batch()["image"][0].size))
+        return float(np.sqrt(subject.sample(1)["image"][0].size))
 
     def _clean(self, subject: Subject) -> Outcome:
         eager = getattr(self.attack, "eager", False)
@@ -174,17 +176,18 @@ class Checks:
             if role not in outcomes:
                 continue
             missed = attack["correct"] & ~outcomes[role]["correct"]
-            if missed.mean() > tolerance:
+            if missed.sum() > tolerance * len(missed):
                 marks[f"{role}_beats_attack"] = (
                     f"{what} breaks {missed.sum()} {of} that the attack does not, {at}"
                 )
         for role, what in _STRONGER.items():
             if role not in outcomes:
                 continue
-            gain = attack["correct"].mean() - outcomes[role]["correct"].mean()
-            if gain > _TOLERANCE:
+            n = len(attack["correct"])
+            gain = int(attack["correct"].sum()) - int(outcomes[role]["correct"].sum())
+            if gain > _TOLERANCE * n:
                 marks[f"{role}_help"] = (
-                    f"{what} lower the accuracy by {100 * gain:.1f} points {at}:"
+                    f"{what} lower the accuracy by {100 * gain / n:.1f} points {at}:"
                     " the attack has not converged"
                 )
         if "more_steps" in outcomes:
@@ -206,7 +209,7 @@ class Checks:
         start = outcomes["clean"]["margin"][both].mean()
         rise = attack["margin"][both].mean() - start
         further = more["margin"][both].mean() - start
-        if further <= _STILL_RISING * rise:
+        if further - rise <= _STILL_RISING * max(rise, 0) + 1e-4:
             return {}
         return {
             "loss_still_rising": "with more steps the margin of what withstands rises"

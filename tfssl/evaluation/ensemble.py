@@ -12,6 +12,7 @@ from tfssl.evaluation.evaluators import (
     Cell,
     Outcome,
     beyond,
+    check_name,
     clean,
     grid,
     scatter,
@@ -53,8 +54,10 @@ class Ensemble:
     def __init__(
         self, attacks: Mapping[str, Any], epsilons: Sequence[str | float], name: str
     ):
-        if not attacks:
-            raise UserError(f"{name}: give at least one attack")
+        if not isinstance(attacks, Mapping) or not attacks:
+            raise UserError(f"{name}: attacks are a dict of names and attacks")
+        for attack in attacks:
+            check_name(attack)
         balls = sorted({attack.ball.name for attack in attacks.values()})
         if len(balls) > 1:
             raise UserError(
@@ -63,10 +66,8 @@ class Ensemble:
         self.attacks = dict(attacks)
         self.epsilons = grid(epsilons, balls[0], name)
         self.name = name
-        # Looking for nearer ones pays where smaller epsilons follow.
-        closer = len([epsilon for epsilon in self.epsilons if epsilon]) > 1
         self._trials = {
-            attack: Trial(self.attacks[attack], f"{name} {attack}", closer)
+            attack: Trial(self.attacks[attack], f"{name} {attack}", closer=True)
             for attack in attacks
         }
         self._ball = balls[0]
@@ -127,19 +128,19 @@ class Ensemble:
         """Whether an attack without gradients found what those with them did not."""
         marks = {}
         for epsilon in filter(None, self.epsilons):
-            share = None
-            for name, attack in self.attacks.items():
-                before = share
-                share = outcomes[_cell(epsilon, name)]["correct"].mean()
-                if (
-                    getattr(attack, "gradient_free", False)
-                    and before is not None
-                    and before - share > _GRADIENT_FREE_GAIN
-                ):
+            stages = [
+                outcomes[_cell(epsilon, name)]["correct"] for name in self.attacks
+            ]
+            for before, after, name in zip(
+                stages, stages[1:], list(self.attacks)[1:], strict=False
+            ):
+                broken, n = int((before & ~after).sum()), len(after)
+                free = getattr(self.attacks[name], "gradient_free", False)
+                if free and broken > _GRADIENT_FREE_GAIN * n:
                     marks["gradient_free_attack_helps"] = (
                         f"{name} lowers the accuracy at {size(epsilon)} by another"
-                        f" {100 * (before - share):.1f} points: gradients may mislead"
-                        " the attacks before it, and the true robustness be lower"
+                        f" {100 * broken / n:.1f} points: gradients may mislead the"
+                        " attacks before it, and the true robustness be lower"
                     )
         return marks
 

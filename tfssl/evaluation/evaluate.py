@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 import hashlib
 import os
@@ -73,10 +74,8 @@ def evaluate(
     with strategy().scope():
         classifier = Classifier.load(model_path)
         subject = Subject(classifier, dataset, split, batch_size, seed).first(examples)
-        first = subject.first_batch()
-        doubts = outputs.marks(classifier, first["image"], first["label"])
-        for name, sentence in doubts.items():
-            logging.warning("%s: %s: %s", classifier.name, name, sentence)
+        sample = subject.sample(outputs.EXAMPLES)
+        doubts = outputs.marks(classifier, sample["image"], sample["label"])
         subject.randomised = "randomised" in doubts
 
         model = hashlib.sha256(Path(model_path).read_bytes()).hexdigest()
@@ -87,46 +86,41 @@ def evaluate(
             "seed": seed,
         }
         folder = Path(run_dir) / "results"
-        plan = [
-            _Planned(evaluator, cell, folder / evaluator.name, facts, subject)
+        plans = {
+            evaluator.name: [
+                _Planned(evaluator, cell, folder / evaluator.name, facts, subject)
+                for cell in evaluator.cells()
+            ]
             for evaluator in evaluators
-            for cell in evaluator.cells()
-        ]
+        }
         # All are read before any is measured: what is refused is refused at once.
-        finished = [planned.read() for planned in plan]
+        known = {name: [cell.read() for cell in plan] for name, plan in plans.items()}
         origin = _origin(Path(run_dir), model)
         origin |= {"dataset": dataset.name, "split": split}
 
-        marks = results.read_marks(folder)
-        marks["model"] = {"about": [results.EVERY_ATTACK], "marks": doubts}
-        rows, outcomes, failed = [], {name: {} for name in names}, []
-        for planned, known in zip(plan, finished, strict=True):
-            evaluator, cell = planned.evaluator, planned.cell
-            earlier = outcomes[evaluator.name]
-            if len(earlier) < evaluator.cells().index(cell):
-                continue  # One before it has failed.
-            try:
-                row, earlier[cell.name] = planned.measured(origin, known, earlier)
-            except GateError as error:
-                failed.append(str(error))
-                logging.error("%s", error)
-                continue
-            rows.append(row)
+        note = functools.partial(results.note, folder, model)
+        note("model", [results.EVERY_ATTACK], doubts)
+        rows, failed = [], []
         for evaluator in evaluators:
-            if len(outcomes[evaluator.name]) < len(evaluator.cells()):
-                continue
-            found = _marks(evaluator, outcomes[evaluator.name])
-            for name, sentence in found.items():
-                logging.warning("%s: %s: %s", evaluator.name, name, sentence)
             about = [evaluator.name, *getattr(evaluator, "about", [])]
-            marks[evaluator.name] = {"about": about, "marks": found}
-            failed += [
-                f"{evaluator.name}: {found[name]}"
-                for name in getattr(evaluator, "fatal", ())
-                if name in found
-            ]
-        results.write_marks(folder, marks)
-    check_monotone(rows)
+            outcomes: dict[str, Outcome] = {}
+            try:
+                found = zip(plans[evaluator.name], known[evaluator.name], strict=True)
+                measured = []
+                for planned, before in found:
+                    row, outcome = planned.measured(origin, before, outcomes)
+                    outcomes[planned.cell.name] = outcome
+                    measured.append(row)
+                check_monotone(measured)
+            except GateError as error:
+                note(evaluator.name, about, {"gate_failed": str(error)})
+                failed.append(str(error))
+                continue
+            rows += measured
+            marks = _marks(evaluator, outcomes)
+            note(evaluator.name, about, marks)
+            fatal = set(getattr(evaluator, "fatal", ())) & set(marks)
+            failed += [f"{evaluator.name}: {marks[name]}" for name in sorted(fatal)]
     if failed:
         raise GateError("; ".join(failed))
     return rows
@@ -224,6 +218,10 @@ def _origin(run_dir: Path, model: str) -> dict[str, Any]:
         entries = {"name": run_dir.resolve().name, "seed": 0, "model": model}
         manifest.write(run_dir, {**entries, **manifest.environment()})
     entries = manifest.read(run_dir)
+    if entries.get("model", model) != model:
+        raise UserError(
+            f"{run_dir} holds results of another model: choose another --run_dir"
+        )
     try:
         return {"run": str(entries["name"]), "seed": int(entries["seed"])}
     except (ValueError, TypeError, KeyError):

@@ -139,8 +139,9 @@ def grid(epsilons: Sequence[str | float], ball: str, name: str) -> list[float]:
     Raises:
       UserError: They do not ascend, or are out of range, or `name` fits no folder.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(f"evaluator name {name!r} must be fit for a folder's name")
+    check_name(name)
+    if isinstance(epsilons, str) or not isinstance(epsilons, Sequence):
+        raise UserError(f"{name}: epsilons must be a list, not {epsilons!r}")
     radii = [fraction(epsilon) for epsilon in epsilons]
     if not radii or radii != sorted(set(radii)):
         raise UserError(f"{name}: epsilons must ascend, not be {list(epsilons)}")
@@ -150,6 +151,12 @@ def grid(epsilons: Sequence[str | float], ball: str, name: str) -> list[float]:
             " so write '8/255' rather than 8"
         )
     return radii
+
+
+def check_name(name: str) -> None:
+    """Raises UserError unless a name is fit for a folder's."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"evaluator name {name!r} must be fit for a folder's name")
 
 
 def clean(subject: Subject, label: str) -> Outcome:

@@ -12,14 +12,15 @@ from tfssl.evaluation.evaluators import Cell, Outcome, beyond, grid
 from tfssl.evaluation.results import describe
 from tfssl.evaluation.subject import Subject
 from tfssl.evaluation.trial import Trial
+from tfssl.types import UserError
 
 
 @gin.register(module="tfssl.evaluation")
 class MinimumNormCurve:
     """Accuracy over a grid of epsilons, by one minimum-norm attack on each example.
 
-    An example is broken from the norm of the smallest perturbation found on. Files of
-    the first cell hold it: "distance" [n] float32, inf where nothing was found.
+    An example is broken from the norm of the smallest perturbation found on. The cells
+    hold it: "distance" [n] float32, inf where nothing was found.
 
     Args:
       attack: With a method `closest(logits_fn, image, label, seed) -> image'`, the
@@ -32,6 +33,8 @@ class MinimumNormCurve:
     """
 
     def __init__(self, attack: Any, epsilons: Sequence[str | float], name: str):
+        if not hasattr(attack, "closest"):
+            raise UserError(f"{name}: {type(attack).__name__} minimises no norm")
         self.attack = attack
         self.epsilons = grid(epsilons, attack.ball.name, name)
         self.name = name
@@ -54,7 +57,7 @@ class MinimumNormCurve:
             found = self._trial(subject, float("inf"), everything, self.name)
             distance = found["distance"]
         right = beyond(distance, cell.strength)
-        return {"correct": right} | ({} if outcomes else {"distance": distance})
+        return {"correct": right, "distance": distance}
 
 
 class _Closest:

@@ -15,9 +15,14 @@ from tfssl.evaluation.intervals import wilson
 from tfssl.evaluation.trial import margin
 from tfssl.types import UserError
 
+EXAMPLES = 256
+"""How many examples are looked at."""
+
+_CHUNK = 32
 _PASSES = 5
 _UNSTEADY = 1e-4
 _NUDGE = 0.25 / 255
+_OTHER_COMPANY = 1e-3
 
 
 def marks(
@@ -36,7 +41,7 @@ def marks(
     Raises:
       UserError: The outputs are not finite.
     """
-    logits = classifier.logits(tf.constant(image)).numpy()
+    logits = _logits(classifier, image)
     if not np.isfinite(logits).all():
         raise UserError(f"{classifier.name} has outputs that are not finite")
     right = logits.argmax(axis=1) == label
@@ -54,17 +59,40 @@ def marks(
         )
     found |= _randomised(classifier, image, label)
     if "randomised" not in found:
+        found |= _batch_dependent(classifier, image)
         found |= _quantised(classifier, image, logits)
     if right.any():
         found |= _gradients(classifier, image[right], label[right])
     return found
 
 
+def _logits(classifier: Classifier, image: np.ndarray) -> np.ndarray:
+    """Few at a time: networks for large images have little room for more."""
+    parts = [image[i : i + _CHUNK] for i in range(0, len(image), _CHUNK)]
+    return np.concatenate([classifier.logits(tf.constant(p)).numpy() for p in parts])
+
+
+def _batch_dependent(classifier: Classifier, image: np.ndarray) -> dict[str, str]:
+    """Outputs that change with the other images of the batch."""
+    together = classifier.logits(tf.constant(image[:_CHUNK])).numpy()
+    alone = np.concatenate(
+        [classifier.logits(tf.constant(x[None])).numpy() for x in image[:4]]
+    )
+    apart = np.abs(together[: len(alone)] - alone).max()
+    if apart <= _OTHER_COMPANY * (1 + np.abs(alone).max()):
+        return {}
+    return {
+        "batch_dependent": "what the model says of an image depends on the others in"
+        " the batch: numbers change with evaluate.batch_size, and attacks on one image"
+        " move the others"
+    }
+
+
 def _randomised(
     classifier: Classifier, image: np.ndarray, label: np.ndarray
 ) -> dict[str, str]:
     """AutoAttack's flag: passes differ in accuracy, or in the logits' direction."""
-    passes = [classifier.logits(tf.constant(image)).numpy() for _ in range(_PASSES)]
+    passes = [_logits(classifier, image) for _ in range(_PASSES)]
     accuracies = {int((logits.argmax(axis=1) == label).sum()) for logits in passes}
     unit = [p / (np.linalg.norm(p, axis=1, keepdims=True) + 1e-10) for p in passes]
     spread = max(np.linalg.norm(a - unit[0], axis=1).max() for a in unit[1:])
@@ -84,7 +112,7 @@ def _quantised(
     sign = tf.sign(randomness.uniform(seed, image.shape[1:], -1.0, 1.0))
     # Inwards at the borders of the range, so that all pixels move.
     nudge = np.where(image < 0.01, 1, np.where(image > 0.99, -1, sign)) * _NUDGE
-    moved = classifier.logits(tf.constant(image + nudge, tf.float32)).numpy()
+    moved = _logits(classifier, (image + nudge).astype("float32"))
     still = (moved == logits).all(axis=1).mean()
     if still == 0:
         return {}
@@ -99,22 +127,17 @@ def _gradients(
     classifier: Classifier, image: np.ndarray, label: np.ndarray
 ) -> dict[str, str]:
     """Gradients, at images that are classified right, of what attacks maximise."""
-    image, found = tf.constant(image), {}
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch(image)
-        logits = classifier.logits(image)
-        losses = {
-            "margin": margin(logits, label),
-            "cross_entropy": tf.nn.sparse_softmax_cross_entropy_with_logits(
-                label, logits
-            ),
-        }
-    gradients = {name: tape.gradient(loss, image) for name, loss in losses.items()}
-    if gradients["margin"] is None:
+    found = {}
+    parts = [
+        _gradients_of(classifier, image[i : i + _CHUNK], label[i : i + _CHUNK])
+        for i in range(0, len(image), _CHUNK)
+    ]
+    if parts[0] is None:
         return {
             "no_gradient": "the outputs have no gradient with respect to the image:"
             " attacks that follow it find nothing, which is no robustness"
         }
+    gradients = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     if not all(np.isfinite(gradient).all() for gradient in gradients.values()):
         found["gradients_not_finite"] = (
             "some gradients are not finite (a square root or norm at 0?): attacks take"
@@ -137,3 +160,23 @@ def _gradients(
             " or the DLR loss"
         )
     return found
+
+
+def _gradients_of(
+    classifier: Classifier, image: np.ndarray, label: np.ndarray
+) -> dict[str, np.ndarray] | None:
+    """[n, h, w, c] of margin and cross-entropy; None if there are none."""
+    image = tf.constant(image)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(image)
+        logits = classifier.logits(image)
+        losses = {
+            "margin": margin(logits, label),
+            "cross_entropy": tf.nn.sparse_softmax_cross_entropy_with_logits(
+                label, logits
+            ),
+        }
+    gradients = {name: tape.gradient(loss, image) for name, loss in losses.items()}
+    if gradients["margin"] is None:
+        return None
+    return {name: gradient.numpy() for name, gradient in gradients.items()}

@@ -8,7 +8,7 @@ what else its evaluator keeps, and, written after it, `<folder>/<cell>.json`:
 A cell without a readable pair of files has not been measured. Reasons to doubt numbers
 are kept beside the folders of the evaluators, in `marks.json`:
 
-    {source: {"about": [evaluators], "marks": {name: sentence}}}
+    {source: {"about": [evaluators], "model": sha256, "marks": {name: sentence}}}
 """
 
 from __future__ import annotations
@@ -145,6 +145,7 @@ def read_marks(folder: Path) -> dict[str, dict[str, Any]]:
         return {
             str(source): {
                 "about": [str(name) for name in entry["about"]],
+                "model": str(entry["model"]),
                 "marks": {str(k): str(v) for k, v in entry["marks"].items()},
             }
             for source, entry in found.items()
@@ -156,12 +157,16 @@ def read_marks(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def write_marks(folder: Path, marks: dict[str, dict[str, Any]]) -> None:
-    """Writes `marks.json`, if there is anything to say."""
-    path = folder / "marks.json"
-    if marks or path.exists():
-        with files.replacing(path) as temporary:
-            temporary.write_text(json.dumps(marks, indent=2))
+def note(
+    folder: Path, model: str, source: str, about: list[str], marks: dict[str, str]
+) -> None:
+    """Enters one source's marks, none included, and drops those of other models."""
+    for name, sentence in marks.items():
+        logging.warning("%s: %s: %s", source, name, sentence)
+    found = {k: v for k, v in read_marks(folder).items() if v["model"] == model}
+    found[source] = {"about": about, "model": model, "marks": marks}
+    with files.replacing(folder / "marks.json") as path:
+        path.write_text(json.dumps(found, indent=2))
 
 
 def marks_of(row: Row, marks: dict[str, dict[str, Any]]) -> dict[str, str]:

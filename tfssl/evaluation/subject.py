@@ -53,7 +53,11 @@ class Subject:
         self.randomised = False
         if not len(self.ids):
             raise UserError(f"{dataset.name} has no examples in split {split!r}")
-        if batch_size < 1 or batch_size % distribute.replicas():
+        if (
+            not isinstance(batch_size, int)
+            or batch_size < 1
+            or batch_size % distribute.replicas()
+        ):
             raise UserError(
                 f"batch_size {batch_size} must be a positive multiple of the number"
                 f" of devices, {distribute.replicas()}"
@@ -106,6 +110,9 @@ class Subject:
         ids = self.ids if keep is None else self.ids[keep]
         journal = self.journals(label) if self.journals and label else None
         found = journal.read() if journal else {}
+        if found:  # Should what is asked for have changed.
+            known = np.isin(found["id"], ids)
+            found = {k: v[known] for k, v in found.items()}
         left = ids if not found else ids[~np.isin(ids, found["id"])]
         bar = tqdm.tqdm(
             self._batches(np.isin(self.ids, left)) if len(left) else (),
@@ -134,10 +141,10 @@ class Subject:
             )
         return {k: v[order[place]] for k, v in found.items() if k != "id"}
 
-    def first_batch(self) -> dict[str, np.ndarray]:
-        """The first batch of the split, without padding."""
+    def sample(self, n: int) -> dict[str, np.ndarray]:
+        """The first n examples, or all if there are fewer."""
         batches = self._dataset.eval_batches(
-            self._split, self._batch_size, self._seed, keep=self._whole(None)
+            self._split, n, self._seed, keep=self._whole(None)
         )
         batch = next(batches.as_numpy_iterator())
         return {name: value[batch["id"] >= 0] for name, value in batch.items()}
