@@ -1,7 +1,10 @@
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -71,6 +74,41 @@ def test_autoattack(call, data_file, model_path, tmp_path, capsys):
         *("accuracy", "apgd_ce", "apgd_t", "fab_t", "accuracy")
     ]
     assert not any(line[0].startswith("[") for line in lines)  # No marks.
+
+
+@pytest.mark.slow
+def test_killed_for_good_and_started_again(model_path, tmp_path):
+    """AutoAttack, killed (-9) three times at growing distance, on the real digits."""
+    command = [
+        *(sys.executable, "-m", "tfssl.cli.evaluate", "--model", str(model_path)),
+        *("--gin_file", "data/digits.gin"),
+        *("--gin_file", "evaluation/autoattack_linf.gin"),
+        *("--gin_param", "evaluate.examples = 40"),
+        *("--gin_param", "evaluate.batch_size = 10"),
+        *("--gin_param", "autoattack_linf/Ensemble.epsilons = ['24/255']"),
+        *("--gin_param", "apgd_checks_linf/Checks.examples = 20"),
+    ]
+
+    def outcomes(folder):
+        found = {}
+        for path in sorted((folder / "results").rglob("*.npz")):
+            with np.load(path, allow_pickle=False) as arrays:
+                found[path.name] = {k: v.tolist() for k, v in arrays.items()}
+        return found
+
+    subprocess.run([*command, "--run_dir", str(tmp_path / "whole")], check=True)
+    whole = outcomes(tmp_path / "whole")
+    assert len(whole) >= 8
+    command += ["--run_dir", str(tmp_path / "killed")]
+    for cells in (1, 3, 5):
+        process = subprocess.Popen(command)
+        while len(list(tmp_path.glob("killed/results/*/*.json"))) < cells:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True)
+    assert outcomes(tmp_path / "killed") == whole
 
 
 def test_a_training_run(call, data_file, model_path, tmp_path, capsys):
