@@ -103,27 +103,37 @@ def evaluate(
         rows, failed = [], []
         for evaluator in evaluators:
             about = [evaluator.name, *getattr(evaluator, "about", [])]
-            outcomes: dict[str, Outcome] = {}
+            plan, before = plans[evaluator.name], known[evaluator.name]
             try:
-                found = zip(plans[evaluator.name], known[evaluator.name], strict=True)
-                measured = []
-                for planned, before in found:
-                    row, outcome = planned.measured(origin, before, outcomes)
-                    outcomes[planned.cell.name] = outcome
-                    measured.append(row)
-                check_monotone(measured)
+                found, outcomes = _measure(plan, before, origin)
             except GateError as error:
                 note(evaluator.name, about, {"gate_failed": str(error)})
                 failed.append(str(error))
                 continue
-            rows += measured
-            marks = _marks(evaluator, outcomes)
+            rows += found
+            marks = evaluator.marks(outcomes) if hasattr(evaluator, "marks") else {}
             note(evaluator.name, about, marks)
             fatal = set(getattr(evaluator, "fatal", ())) & set(marks)
             failed += [f"{evaluator.name}: {marks[name]}" for name in sorted(fatal)]
     if failed:
         raise GateError("; ".join(failed))
     return rows
+
+
+def _measure(
+    plan: list[_Planned],
+    known: list[tuple[Row, Outcome] | None],
+    origin: dict[str, Any],
+) -> tuple[list[Row], dict[str, Outcome]]:
+    """All cells of an evaluator: their rows, and their outcomes by name."""
+    rows: list[Row] = []
+    outcomes: dict[str, Outcome] = {}
+    for planned, before in zip(plan, known, strict=True):
+        row, outcome = planned.measured(origin, before, outcomes)
+        rows.append(row)
+        outcomes[planned.cell.name] = outcome
+    check_monotone(rows)
+    return rows, outcomes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,10 +199,6 @@ class _Planned:
 
 def _file_name(label: str) -> str:
     return re.sub(r"[^\w.-]+", "_", label)
-
-
-def _marks(evaluator: Evaluator, outcomes: dict[str, Outcome]) -> dict[str, str]:
-    return evaluator.marks(outcomes) if hasattr(evaluator, "marks") else {}
 
 
 def _row(
