@@ -61,8 +61,7 @@ def test_autoattack(call, data_file, model_path, tmp_path, capsys):
         gin_file=[data_file, "evaluation/autoattack_linf.gin"],
         gin_param=[
             "evaluate.examples = 12",
-            "autoattack_linf/Ensemble.epsilons = ['24/255']",
-            "apgd_checks_linf/Checks.epsilon = '24/255'",
+            "EVALUATION_EPSILON = '24/255'",
         ],
     )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -85,7 +84,7 @@ def test_killed_for_good_and_started_again(model_path, tmp_path):
         *("--gin_file", "evaluation/autoattack_linf.gin"),
         *("--gin_param", "evaluate.examples = 40"),
         *("--gin_param", "evaluate.batch_size = 10"),
-        *("--gin_param", "autoattack_linf/Ensemble.epsilons = ['24/255']"),
+        *("--gin_param", "EVALUATION_EPSILON = '24/255'"),
         *("--gin_param", "apgd_checks_linf/Checks.examples = 20"),
     ]
 

@@ -54,8 +54,8 @@ def marks(
         )
     if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
         found["probabilities"] = (
-            "the outputs are probabilities, not logits: gradients vanish in the softmax"
-            " and attacks get stuck; remove it"
+            "the outputs are probabilities, not logits: gradients can vanish in the"
+            " softmax, and the number be too high; remove it and save again"
         )
     found |= _randomised(classifier, image, label)
     if "randomised" not in found:
@@ -154,10 +154,10 @@ def _gradients(
         )
     if zero["cross_entropy"] > zero["margin"]:
         found["saturated"] = (
-            f"the gradient of the cross-entropy is exactly 0 for"
+            "the gradient of the cross-entropy is exactly 0 for"
             f" {100 * zero['cross_entropy']:.1f} % of the images: their logits are so"
-            " large that the softmax is 1 in float32; trust only attacks on the margin"
-            " or the DLR loss"
+            " large that the softmax is 1 in float32, and attacks on it are blind;"
+            " those on the margin or the DLR loss, FAB and Square are not"
         )
     return found
 

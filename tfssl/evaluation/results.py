@@ -170,11 +170,13 @@ def note(
 
 
 def marks_of(row: Row, marks: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Those that are about a row: what is said of the model is of all its attacks."""
+    """Those that are about a row; what is said of the model is about all attacks."""
     found = {}
     for entry in marks.values():
-        everything = EVERY_ATTACK in entry["about"] and row.perturbation != "none"
-        if everything or row.evaluator in entry["about"]:
+        attacked = row.perturbation != "none" and row.strength > 0
+        if (EVERY_ATTACK in entry["about"] and attacked) or row.evaluator in entry[
+            "about"
+        ]:
             found |= entry["marks"]
     return found
 

@@ -53,7 +53,8 @@ def of(
     line: dict[str, Any], found: list[tuple[set[str], dict[str, str]]]
 ) -> frozenset[Mark]:
     """Those among what `read` has found that are about a line of `rows.read`."""
-    names = {line["evaluator"]} | ({"*"} if line["perturbation"] != "none" else set())
+    attacked = line["perturbation"] != "none" and line["strength"] > 0
+    names = {line["evaluator"]} | ({"*"} if attacked else set())
     return frozenset(
         Mark(str(name), line["run"], line["seed"], str(sentence))
         for about, marks in found
