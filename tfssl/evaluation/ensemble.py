@@ -38,7 +38,7 @@ class Ensemble:
     taken to withstand smaller ones, and is not attacked again; what was broken by a
     perturbation of some norm stays broken down to that norm; so that each example meets
     a whole unsuccessful attack only once. (`AttackCurve` goes upwards and attacks all
-    that stands at each epsilon, which costs a multiple; the checks compare the two.)
+    that stands at each epsilon: use it where a larger ball may mislead the attack.)
 
     Args:
       attacks: From a name to an attack of one and the same ball, in order. An attack
@@ -102,7 +102,8 @@ class Ensemble:
         image is classified wrong."""
         if cell.name == "clean":
             found = clean(subject, f"{self.name} clean")["correct"]
-            return {"correct": found, "distance": _distance(found)}
+            distance = np.where(found, np.inf, 0.0).astype("float32")
+            return {"correct": found, "distance": distance}
         attack = cell.settings["attack"]
         *_, before = outcomes.values()
         distance = before["distance"].copy()
@@ -147,7 +148,3 @@ class Ensemble:
 
 def _cell(epsilon: float, attack: str) -> str:
     return f"epsilon_{epsilon!r}_{attack}"
-
-
-def _distance(right: np.ndarray) -> np.ndarray:
-    return np.where(right, np.inf, 0.0).astype("float32")
