@@ -51,14 +51,14 @@ import tensorflow as tf
 import torch
 from absl import app, flags, logging
 from attack_peers import Budget
-from pytorch_resnet import ChannelsLast, TorchResNet18, to_torch
+from pytorch_resnet import to_torch
+from trained import cifar10, port
 
 from tfssl.attacks.apgd import APGD
 from tfssl.attacks.balls import L2, Linf
 from tfssl.attacks.fab import FAB
 from tfssl.attacks.pgd import PGD
 from tfssl.attacks.square import Square
-from tfssl.data.dataset import Dataset
 from tfssl.evaluation.classifier import Classifier
 from tfssl.types import fraction
 
@@ -81,8 +81,6 @@ QUERIES = flags.DEFINE_integer("queries", 1000, "Of Square.", 2)
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed runs of FGSM, PGD and APGD-CE.", 1)
 LONG_ROUNDS = flags.DEFINE_integer("long_rounds", 1, "Of Square and AutoAttack.", 1)
 
-# Rounding of other orders of summation, in a network of unit-sized logits.
-SAME_LOGITS = 1e-4
 OUTSIDE = 1e-5
 EQUAL_STRENGTH = 0.005
 PACKAGES = (
@@ -159,7 +157,7 @@ def tfssl(classifier: Classifier, budget: Budget) -> attack_peers.Attacks:
         def run(image, label):
             seed = tf.stack([tf.zeros_like(label), tf.range(tf.size(label))], axis=1)
             epsilon = tf.constant(budget.epsilon)
-            return attack.perturb(classifier.logits, image, label, seed, epsilon)
+            return attack.perturb(classifier.search(), image, label, seed, epsilon)
 
         # Of any number of images: AutoAttack's shrinks from attack to attack.
         return tf.function(
@@ -237,22 +235,6 @@ def contestants(
         if attack in attacks:
             found.append(Contestant(library, framework, attacks[attack]))
     return found
-
-
-def port(classifier: Classifier, image: np.ndarray) -> tuple[torch.nn.Module, float]:
-    """The network in PyTorch, and the largest difference of its logits on the images.
-
-    Raises:
-      AssertionError: It is another function.
-    """
-    network = TorchResNet18(classifier.model.get_layer("stem_conv").filters)
-    network.port(classifier.model)
-    network = ChannelsLast(network.eval().requires_grad_(False))
-    theirs = network(to_torch(image)).numpy()
-    difference = float(np.abs(classifier.logits(image) - theirs).max())
-    if not difference <= SAME_LOGITS:
-        raise AssertionError(f"the port's logits differ by {difference}")
-    return network, difference
 
 
 def judge(
@@ -388,13 +370,7 @@ def main(argv: list[str]) -> None:
     budget = Budget(ball, epsilon, PGD_STEPS.value, APGD_STEPS.value, QUERIES.value)
 
     classifier = Classifier.load(MODEL.value)
-    dataset = Dataset("cifar10:3.0.2")
-    classifier.check_fit(dataset)
-    keep = np.arange(dataset.size("test")) < EXAMPLES.value
-    batch = next(
-        dataset.eval_batches("test", EXAMPLES.value, 0, keep).as_numpy_iterator()
-    )
-    image, label = batch["image"], batch["label"]
+    image, label = cifar10(classifier, EXAMPLES.value)
     network, difference = port(classifier, image)
     facts |= {
         "ball": ball,

@@ -163,7 +163,8 @@ def test_a_won_iterate_beats_a_higher_loss():
 
 
 def test_restarts_never_lose_and_start_with_the_single_run(network, data):
-    image, label, seed = data
+    image, _, seed = data
+    label = tf.argmax(network(image), -1, tf.int32)
     goal, runs = Margin(), {}
     for restarts in (1, 4):
         attack = PGD(Linf(), 0.02, steps=2, restarts=restarts, keep="best", goal=goal)
@@ -171,6 +172,38 @@ def test_restarts_never_lose_and_start_with_the_single_run(network, data):
         runs[restarts] = goal(label, network(attacked))[0].numpy()
     assert np.all(runs[4] >= runs[1])
     assert np.any(runs[4] > runs[1])
+
+
+@pytest.mark.parametrize("noisy_centre", [False, True])
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_on_a_classifier_it_stops_at_the_first_success(
+    network, data, restarts, noisy_centre
+):
+    """The first iterate that has won, of all runs in order; else the best of them."""
+    image, _, seed = data
+    label = tf.argmax(network(image), -1, tf.int32)
+    seen = []
+
+    def goal(label, logits):
+        loss, won = Margin()(label, logits)
+        seen.append((loss.numpy(), won.numpy()))
+        return loss, won
+
+    attack = PGD(
+        *(Linf(), 0.02, 3),
+        restarts=restarts,
+        noisy_centre=noisy_centre,
+        keep="best",
+        goal=Margin(),
+    )
+    # As a plain loss function, it makes all iterates.
+    attack(lambda x: goal(label, network(x)), image, seed)
+    losses, won = (np.stack(values) for values in zip(*seen, strict=True))
+    assert losses.shape == (4 * restarts, N)
+    assert 0 < won.any(0).sum() < N
+    want = np.where(won.any(0), losses[won.argmax(0), np.arange(N)], losses.max(0))
+    run = tf.function(lambda: attack.perturb(network, image, label, seed))
+    np.testing.assert_allclose(Margin()(label, network(run()))[0], want, atol=1e-5)
 
 
 def test_example_does_not_depend_on_its_batch(network, data):

@@ -1,5 +1,7 @@
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfssl.evaluation.classifier import Classifier
 from tfssl.types import UserError
@@ -49,3 +51,26 @@ def test_any_size_fits(dataset):
     pooled = keras.layers.GlobalAveragePooling2D()(image)
     model = keras.Model(image, keras.layers.Dense(10)(pooled))
     Classifier(model).check_fit(dataset)
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential", "unknown"])
+def test_what_attacks_get_is_the_same_function(kind):
+    layers = [
+        keras.Input((6, 6, 2)),
+        keras.layers.Conv2D(4, 3, name="conv"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.5) if kind == "unknown" else keras.layers.ReLU(),
+        keras.layers.Flatten(),
+        keras.layers.Dense(3),
+    ]
+    model = keras.Sequential(layers)
+    if kind == "functional":
+        model = keras.Model(model.inputs, model.outputs)
+    classifier = Classifier(model)
+    image = tf.random.stateless_uniform([5, 6, 6, 2], [1, 2])
+    run = tf.function(lambda: classifier.search()(image))
+    for shift in (0.0, 0.1):  # Of the present weights, not those of the tracing.
+        model.set_weights([w + shift for w in model.get_weights()])
+        np.testing.assert_allclose(run(), classifier.logits(image), atol=1e-5)
+    assert (classifier._folded is None) == (kind == "unknown")
+    assert classifier.search() is classifier.search()

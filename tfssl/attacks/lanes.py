@@ -14,7 +14,7 @@ import tensorflow as tf
 State = dict[str, tf.Tensor]
 
 # Sizes are powers of this share of the first one: a kernel is made ready for each size.
-_SHRINK = 0.75
+_SHRINK = 0.85
 
 
 def run(

@@ -9,7 +9,7 @@ import gin
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.attacks import settings
+from tfssl.attacks import lanes, settings
 from tfssl.attacks.goals import CrossEntropy
 from tfssl.types import LossFn, UserError, fraction
 
@@ -41,7 +41,7 @@ class PGD:
       restarts: Number of runs from different starts; needs keep='best'.
       keep: 'last' returns the last iterate, as in training; 'best' the one with the
         largest loss (one that has won before all that have not), which takes one more
-        forward pass.
+        forward pass, and in `perturb` the first one that has won.
       batch_norm: Mode of BatchNorm while training attacks: 'inference', which leaves
         the moving statistics alone, or 'training', as the code of Hendrycks 2019 does.
       noisy_centre: Centre the ball on the random start instead of the clean image, so
@@ -115,21 +115,19 @@ class PGD:
         epsilon = settings.given(self, epsilon)
         epsilon = tf.convert_to_tensor(epsilon, tf.float32)
         clean = tf.nest.map_structure(tf.stop_gradient, inputs)
+        seed = randomness.fold(seed, "start")
         if self.restarts == 1:
-            return self._run(loss_fn, clean, randomness.fold(seed, "start"), epsilon)[0]
+            return self._run(loss_fn, clean, seed, epsilon)[0]
 
         def restart(index, best, score):
-            start = randomness.fold(seed, "start")
-            # Restart 0 is the run that restarts=1 makes.
-            start += tf.cast(index, tf.int32) * tf.constant([0, 1])
+            start = _restarted(seed, index)
             found, found_score = self._run(loss_fn, clean, start, epsilon)
             return index + 1, *_better(found, found_score, best, score)
 
-        nothing = tf.fill([tf.shape(seed)[0], 2], -float("inf"))
         _, best, _ = tf.while_loop(
             lambda *_: True,
             restart,
-            (0, clean, nothing),
+            (0, clean, _no_score(seed)),
             maximum_iterations=self.restarts,
         )
         return tf.nest.map_structure(tf.stop_gradient, best)
@@ -142,52 +140,107 @@ class PGD:
         seed: tf.Tensor,
         epsilon: Any = None,
     ) -> tf.Tensor:
-        """Attacks a classifier by this attack's goal; shapes as in `__call__`."""
+        """Attacks a classifier by this attack's goal; shapes as in `__call__`.
+
+        With keep='best' the attack on an example ends as soon as it has won.
+        """
+        if self.keep == "best":
+            return self._search(logits_fn, image, label, seed, epsilon)
         return self(lambda x: self.goal(label, logits_fn(x)), image, seed, epsilon)
 
-    def _run(self, loss_fn, clean, seed, epsilon):
-        """One run: (perturbed, score [b, 2]); the score is only kept for 'best'."""
-        map_structure = tf.nest.map_structure
-        centre, start = clean, clean
-        if self.random_start:
-            seeds = [
-                randomness.fold(seed, str(i))
-                for i in range(len(tf.nest.flatten(clean)))
-            ]
-            start = map_structure(
-                lambda x, s: _clip(x + self.ball.random(s, x.shape[1:], epsilon)),
-                clean,
-                tf.nest.pack_sequence_as(clean, seeds),
-            )
-            if self.noisy_centre:
-                centre = start
+    def _search(self, logits_fn, image, label, seed, epsilon):
+        """Like `__call__` with keep='best', but what has won leaves the batch."""
+        epsilon = tf.convert_to_tensor(settings.given(self, epsilon), tf.float32)
+        seed = randomness.fold(seed, "start")
+        none = tf.zeros_like(label, tf.int32)
+        centre, start = self._start(image, seed, epsilon)
+        state = {
+            "clean": image,
+            "label": label,
+            "seed": seed,
+            "run": none,
+            "step": none,
+            "centre": centre,
+            "x": start,
+            "best": start,
+            "score": _no_score(seed),
+            "active": tf.ones_like(label, tf.bool),
+        }
 
+        def step(s: lanes.State) -> lanes.State:
+            x = s["x"]
+            last = s["step"][0] == self.steps  # All are in the same step of a run.
+
+            def goal(x):
+                return self.goal(s["label"], logits_fn(x))
+
+            def forward_and_backward():
+                result, gradient = _gradient(goal, x)
+                return _score(result), self._ascend(x, gradient, s["centre"], epsilon)
+
+            score, following = tf.cond(
+                last, lambda: (_score(goal(x)), x), forward_and_backward
+            )
+            best, score = _better(x, score, s["best"], s["score"])
+            run = s["run"] + tf.cast(last, tf.int32)
+            centre, following = tf.cond(
+                last & (run[0] < self.restarts),
+                lambda: self._start(s["clean"], _restarted(s["seed"], run), epsilon),
+                lambda: (s["centre"], following),
+            )
+            return {
+                **s,
+                "run": run,
+                "step": tf.where(last, 0, s["step"] + 1),
+                "centre": centre,
+                "x": following,
+                "best": best,
+                "score": score,
+                "active": (score[:, 0] < 1) & (run < self.restarts),
+            }
+
+        return lanes.run(step, state, ["best"])["best"]
+
+    def _start(self, clean, seed, epsilon):
+        """The centre of the ball, and where a run starts."""
+        if not self.random_start:
+            return clean, clean
+        parts = tf.nest.flatten(clean)
+        starts = [
+            _clip(x + self.ball.random(stream, x.shape[1:], epsilon))
+            for i, x in enumerate(parts)
+            for stream in [randomness.fold(seed, str(i))]
+        ]
+        start = tf.nest.pack_sequence_as(clean, starts)
+        return (start if self.noisy_centre else clean), start
+
+    def _ascend(self, x, gradient, centre, epsilon):
+        """The next iterate."""
         if self.step_size is not None:
             step_size = self.step_size
         elif self.relative_step_size is not None:
             step_size = self.relative_step_size * epsilon
         else:
             step_size = 2.5 / self.steps * epsilon
+        # One NaN would make an example NaN for good, and its start would be judged.
+        gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
+        x += step_size * self.ball.steepest(gradient)
+        return _clip(centre + self.ball.project(x - centre, epsilon))
 
-        def ascend(x, gradient, middle):
-            # One NaN would make an example NaN for good, and its start would be judged.
-            gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
-            x += step_size * self.ball.steepest(gradient)
-            return _clip(middle + self.ball.project(x - middle, epsilon))
+    def _run(self, loss_fn, clean, seed, epsilon):
+        """One run: (perturbed, score [b, 2]); the score is only kept for 'best'."""
+        centre, start = self._start(clean, seed, epsilon)
 
         def step(x, best, score):
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(x)
-                result = loss_fn(x)
-                loss = result[0] if isinstance(result, tuple) else result
-            gradient = tape.gradient(
-                loss, x, unconnected_gradients=tf.UnconnectedGradients.ZERO
-            )
+            result, gradient = _gradient(loss_fn, x)
             if self.keep == "best":
                 best, score = _better(x, _score(result), best, score)
-            return map_structure(ascend, x, gradient, centre), best, score
+            following = tf.nest.map_structure(
+                lambda *parts: self._ascend(*parts, epsilon), x, gradient, centre
+            )
+            return following, best, score
 
-        state = (start, start, tf.fill([tf.shape(seed)[0], 2], -float("inf")))
+        state = (start, start, _no_score(seed))
         if self.batch_norm == "training":
             # Synchronised BatchNorm may not talk to other replicas in a while_loop.
             for _ in range(self.steps):
@@ -204,7 +257,24 @@ class PGD:
         x, best, score = state
         if self.keep == "best":
             x, score = _better(x, _score(loss_fn(x)), best, score)
-        return map_structure(tf.stop_gradient, x), score
+        return tf.nest.map_structure(tf.stop_gradient, x), score
+
+
+def _gradient(loss_fn: LossFn, x):
+    """What a loss function returns, and the gradient of the loss."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        result = loss_fn(x)
+        loss = result[0] if isinstance(result, tuple) else result
+    gradient = tape.gradient(
+        loss, x, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    return result, gradient
+
+
+def _restarted(seed: tf.Tensor, run: tf.Tensor) -> tf.Tensor:
+    """Seeds of run `run`, a scalar or [b]; run 0 is the run that restarts=1 makes."""
+    return seed + tf.reshape(run, [-1, 1]) * tf.constant([[0, 1]])
 
 
 def _clip(image: tf.Tensor) -> tf.Tensor:
@@ -217,6 +287,11 @@ def _score(result) -> tf.Tensor:
     won = tf.zeros_like(loss) if won is None else tf.cast(won, loss.dtype)
     loss = tf.where(tf.math.is_nan(loss), -float("inf"), loss)
     return tf.stack([won, loss], axis=1)
+
+
+def _no_score(seed: tf.Tensor) -> tf.Tensor:
+    """[b, 2], worse than any."""
+    return tf.fill([tf.shape(seed)[0], 2], -float("inf"))
 
 
 def _better(new, new_score, old, old_score):

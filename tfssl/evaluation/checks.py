@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
 import numpy as np
 import tensorflow as tf
 
+from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.evaluators import Cell, Outcome, grid, scatter
 from tfssl.evaluation.gates import GateError
 from tfssl.evaluation.results import describe, size
 from tfssl.evaluation.subject import Subject
-from tfssl.evaluation.trial import Trial, correct, margin
+from tfssl.evaluation.trial import Trial, correct, margin, perturb
 from tfssl.types import Batch, UserError
 
 # What a weaker attack may break that the attack does not, as a share of the examples,
@@ -155,11 +156,11 @@ class Checks:
         return found
 
     def _at_zero(
-        self, logits: Callable, batch: Batch, epsilon: tf.Tensor | float
+        self, classifier: Classifier, batch: Batch, epsilon: tf.Tensor | float
     ) -> dict[str, tf.Tensor]:
         image, label = batch["image"], batch["label"]
-        attacked = self.attack.perturb(logits, image, label, batch["seed"], epsilon)
-        outputs = logits(attacked)
+        attacked = perturb(self.attack, classifier, batch, epsilon)
+        outputs = classifier.logits(attacked)
         return {
             "same": tf.reduce_all(attacked == image, [1, 2, 3]),
             "correct": correct(outputs, label),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfssl.folding import Folded
 from tfssl.types import UserError
 
 
@@ -22,6 +24,9 @@ class Classifier:
     def __init__(self, model: keras.Model, name: str = "the model"):
         self.model = model
         self.name = name
+        self._folded = _folded(model)
+        # One bound method for good: cleverhans keeps a graph per callable.
+        self._logits = self.logits
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Classifier:
@@ -43,6 +48,17 @@ class Classifier:
     def logits(self, image: tf.Tensor) -> tf.Tensor:
         """[b, h, w, c] in [0, 1] to [b, k] float32."""
         return tf.cast(self.model(image, training=False), tf.float32)
+
+    def search(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The same function, up to rounding, for attacks: it may be faster.
+
+        Call it in the attack's own graph, once. What the attack finds is for `logits`
+        to judge. Outside of graphs it is always the same callable.
+        """
+        if self._folded is None or tf.executing_eagerly():
+            return self._logits
+        network = self._folded.at_present()
+        return lambda image: tf.cast(network(image), tf.float32)
 
     def check_fit(self, dataset: Any) -> None:
         """Compares shapes with a data set's.
@@ -69,6 +85,14 @@ class Classifier:
                 f"{self.name} has outputs of shape {shape}, but {dataset.name} has"
                 f" {dataset.num_classes} classes"
             )
+
+
+def _folded(model: keras.Model) -> Folded | None:
+    if not getattr(model, "inputs", None):  # Neither functional nor built.
+        return None
+    if type(model) is keras.Sequential:
+        model = keras.Model(model.inputs, model.outputs)
+    return Folded(model) if Folded.fits(model) else None
 
 
 def _fits(shape: tuple, image_shape: tuple) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import gin
 import numpy as np
 import tensorflow as tf
 
+from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.results import describe, size
 from tfssl.evaluation.subject import Subject
 from tfssl.evaluation.trial import Trial, correct
@@ -176,5 +177,5 @@ def scatter(keep: np.ndarray, values: np.ndarray, rest: Any = False) -> np.ndarr
     return whole
 
 
-def _clean(logits: Callable, batch: Batch) -> dict[str, tf.Tensor]:
-    return {"correct": correct(logits(batch["image"]), batch["label"])}
+def _clean(classifier: Classifier, batch: Batch) -> dict[str, tf.Tensor]:
+    return {"correct": correct(classifier.logits(batch["image"]), batch["label"])}

@@ -68,8 +68,6 @@ class Subject:
         self._seed = seed
         self._size = len(self.ids)
         self._strategy = tf.distribute.get_strategy()
-        # One bound method for good: cleverhans keeps a graph per callable.
-        self._logits = classifier.logits
         self._graphs = {}
 
     def first(self, n: int | None) -> Subject:
@@ -91,7 +89,7 @@ class Subject:
         eager: bool = False,
         label: str | None = None,
     ) -> dict[str, np.ndarray]:
-        """Calls `function(logits, batch, *arguments)` on all or some examples.
+        """Calls `function(classifier, batch, *arguments)` on all or some examples.
 
         The examples are packed into full batches. A graph is traced at the first call
         with a function and kept; pass it the same function again, and tensors.
@@ -172,7 +170,7 @@ class Subject:
 
     def _run(self, function: Callable, batch: Any, *arguments: Any) -> Any:
         def on_replica(batch, *arguments):
-            return {"id": batch["id"], **function(self._logits, batch, *arguments)}
+            return {"id": batch["id"], **function(self.classifier, batch, *arguments)}
 
         results = self._strategy.run(on_replica, (batch, *arguments))
         return distribute.concatenate(self._strategy, results)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.gates import GateError
 from tfssl.evaluation.subject import Subject
 from tfssl.types import Batch, UserError
@@ -76,13 +77,10 @@ class Trial:
         return {name: found[name] for name in ("correct", "distance", "margin")}
 
     def _attacked(
-        self, logits: Callable, batch: Batch, epsilon: tf.Tensor | float
+        self, classifier: Classifier, batch: Batch, epsilon: tf.Tensor | float
     ) -> dict[str, tf.Tensor]:
-        image, label = batch["image"], batch["label"]
-        attacked = tf.ensure_shape(
-            self.attack.perturb(logits, image, label, batch["seed"], epsilon),
-            image.shape,
-        )
+        image, label, logits = batch["image"], batch["label"], classifier.logits
+        attacked = perturb(self.attack, classifier, batch, epsilon)
         reach = self._norm(attacked, image)
         outputs = logits(attacked)
         right = correct(outputs, label)
@@ -129,6 +127,15 @@ class Trial:
                 " differently when they are passed a second time: the model's answer"
                 " depends on the batch or on chance"
             )
+
+
+def perturb(
+    attack: Any, classifier: Classifier, batch: Batch, epsilon: tf.Tensor | float
+) -> tf.Tensor:
+    """What an attack makes of a batch's images, [b, h, w, c]."""
+    image, label, seed = batch["image"], batch["label"], batch["seed"]
+    attacked = attack.perturb(classifier.search(), image, label, seed, epsilon)
+    return tf.ensure_shape(attacked, image.shape)
 
 
 # Not the attacks' own norms: what is checked does not check itself.

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tfssl import distribute, randomness
-from tfssl.training.folding import Folded
+from tfssl.folding import Folded
 from tfssl.training.passes import Detached, Passes
 from tfssl.training.term import Term
 from tfssl.types import Batch, UserError

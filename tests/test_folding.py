@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfssl.folding import Folded
 from tfssl.models.preact_resnet import preact_resnet18
 from tfssl.models.resnet import resnet
-from tfssl.training.folding import Folded
 
 
 def randomize(network, seed):
@@ -83,3 +83,60 @@ def test_folding_draws_no_random_numbers():
             Folded(network)
         values.append(keras.layers.Dense(3)(tf.ones([1, 2])).numpy())
     np.testing.assert_array_equal(*values)
+
+
+def test_a_pair_is_seen_in_this_model_alone():
+    """Layers that were called in another model before, in another order."""
+    inputs = keras.Input((6, 6, 2))
+    conv = keras.layers.Conv2D(3, 1, name="conv")
+    norm = keras.layers.BatchNormalization()
+    elsewhere = keras.Model(inputs, norm(conv(inputs)))
+    x = conv(inputs)
+    network = keras.Model(inputs, keras.layers.Add()([x, norm(keras.layers.ReLU()(x))]))
+    randomize(network, 0)
+    assert set(Folded(elsewhere)._pairs) == {"conv"}
+    assert not Folded(network)._pairs
+
+
+@pytest.mark.parametrize("used", ["conv", "norm"])
+def test_layers_used_twice_stay(used):
+    inputs = keras.Input((6, 6, 3))
+    conv, norm = keras.layers.Conv2D(3, 1), keras.layers.BatchNormalization()
+    x = norm(conv(inputs))
+    x = conv(x) if used == "conv" else norm(keras.layers.ReLU()(x))
+    network = keras.Model(inputs, x)
+    randomize(network, 0)
+    assert not Folded(network)._pairs
+
+
+class _Twice(keras.Model):
+    """Functional, with something on top that its layers do not tell."""
+
+    def call(self, *args, **kwargs):
+        return 2 * super().call(*args, **kwargs)
+
+
+def test_what_fits():
+    def fits(*layers, kind=keras.Model):
+        inputs = keras.Input((6, 6, 3))
+        x = inputs
+        for layer in layers:
+            x = layer(x)
+        return Folded.fits(kind(inputs, x))
+
+    known = [keras.layers.Conv2D(3, 1, activation="relu"), keras.layers.Flatten()]
+    assert fits(*known, keras.layers.Normalization(mean=0.5, variance=0.1))
+    assert not fits(*known, kind=_Twice)
+    for stranger in (
+        keras.layers.Conv2D(3, 1, activation=lambda x: x + 1),
+        keras.layers.Lambda(lambda x: x + 1),
+        keras.layers.Dropout(0.5),
+        keras.layers.SpectralNormalization(keras.layers.Conv2D(3, 1)),
+        keras.Sequential([keras.layers.ReLU()]),
+        lambda x: keras.ops.exp(x),
+    ):
+        assert not fits(stranger)
+    # What it has learnt is in attributes that are no weights.
+    layer = keras.layers.Normalization()
+    layer.adapt(np.random.default_rng(0).uniform(size=(2, 6, 6, 3)))
+    assert not fits(layer)

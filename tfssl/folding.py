@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
+
+_WEIGHTED = (
+    keras.layers.BatchNormalization,
+    keras.layers.Conv2D,
+    keras.layers.Dense,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+)
+_STATELESS = (
+    keras.layers.Activation,
+    keras.layers.Add,
+    keras.layers.AveragePooling2D,
+    keras.layers.BatchNormalization,
+    keras.layers.Concatenate,
+    keras.layers.Flatten,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.InputLayer,
+    keras.layers.LeakyReLU,
+    keras.layers.MaxPooling2D,
+    keras.layers.Multiply,
+    keras.layers.Normalization,
+    keras.layers.ReLU,
+    keras.layers.Rescaling,
+    keras.layers.Reshape,
+    keras.layers.Softmax,
+    keras.layers.ZeroPadding2D,
+)
 
 
 class Folded:
@@ -39,6 +69,21 @@ class Folded:
             network, clone_function=clone, call_function=call
         )
 
+    @classmethod
+    def fits(cls, network: keras.Model) -> bool:
+        """Whether a model of whatever origin is one that can be folded.
+
+        Only layers count whose configuration and weights are all that they are: others
+        would be copied wrong without a word.
+        """
+        functional = type(keras.Model(network.inputs, network.outputs))
+        return type(network) is functional and all(
+            isinstance(operation, keras.layers.Layer)
+            and type(operation) in (_WEIGHTED if operation.weights else _STATELESS)
+            and _is_stock(getattr(operation, "activation", None))
+            for operation in network.operations
+        )
+
     def at_present(self) -> Callable[..., tf.Tensor]:
         """The network with the weights it has now, as a function of images."""
         if not self._pairs:
@@ -65,21 +110,50 @@ class Folded:
 
 def _pairs(network: keras.Model) -> dict[str, tuple]:
     """Convolutions, by name, each with the BatchNorm that alone reads its output."""
-    readers: dict[int, list] = {}
-    for layer in network.layers:
-        for tensor in tf.nest.flatten(layer.input):
-            readers.setdefault(id(tensor), []).append(layer)
+    # Not `layer.output`: layers may have been called in other models before.
+    config = network.get_config()
+    readers: dict[str, list] = {}
+    for layer in config["layers"]:
+        for source in _sources(layer["inbound_nodes"]):
+            readers.setdefault(source, []).append(layer)
+    outputs = tf.nest.flatten(config["output_layers"])
     pairs = {}
     for conv in network.layers:
-        linear = isinstance(conv, keras.layers.Conv2D) and (
-            conv.activation is keras.activations.linear
-        )
-        read_by = readers.get(id(conv.output), [])
-        if linear and len(read_by) == 1 and conv.output is not network.output:
-            (norm,) = read_by
-            if isinstance(norm, keras.layers.BatchNormalization):
-                pairs[conv.name] = (conv, norm)
+        read_by = readers.get(conv.name, [])
+        if len(read_by) != 1 or len(read_by[0]["inbound_nodes"]) != 1:
+            continue
+        norm = network.get_layer(read_by[0]["name"])
+        if conv.name not in outputs and _is_linear(conv) and _is_norm(norm):
+            pairs[conv.name] = (conv, norm)
     return pairs
+
+
+def _sources(nodes: Any) -> Iterator[str]:
+    """Names of the layers whose outputs are read, as configurations list them."""
+    if isinstance(nodes, dict):
+        if "keras_history" in nodes:
+            yield nodes["keras_history"][0]
+        nodes = nodes.values()
+    elif not isinstance(nodes, (list, tuple)):
+        return
+    for node in nodes:
+        yield from _sources(node)
+
+
+def _is_linear(layer: keras.Layer) -> bool:
+    return (
+        type(layer) is keras.layers.Conv2D
+        and layer.data_format == "channels_last"
+        and layer.activation is keras.activations.linear
+    )
+
+
+def _is_norm(layer: keras.Layer) -> bool:
+    return type(layer) is keras.layers.BatchNormalization and layer.axis in (-1, 3)
+
+
+def _is_stock(activation: Callable | None) -> bool:
+    return activation is None or activation.__module__.startswith("keras.")
 
 
 def _fold(conv, norm) -> tuple[tf.Tensor, tf.Tensor]:
