@@ -48,6 +48,36 @@ def mean(per_example: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(per_example) / replicas()
 
 
+def replica() -> tf.Tensor:
+    """This replica's position in the global batch: int32 in [0, replicas()).
+
+    Replica r holds the examples r * b to (r + 1) * b - 1 of what `gather` returns. 0
+    outside of replicas, where a tensor is all there is.
+    """
+    context = tf.distribute.get_replica_context()
+    index = 0 if context is None else context.replica_id_in_sync_group
+    return tf.convert_to_tensor(index, tf.int32)
+
+
+def gather(x: tf.Tensor) -> tf.Tensor:
+    """The global batch: each replica's [b, ...] behind one another, in their order.
+
+    All replicas get the same [global b, ...]. With one replica, and outside of
+    replicas, it is `x` itself. All replicas must call it, equally often.
+
+    Its gradient is that of the sum of the replicas' losses: what reaches the result is
+    summed over replicas, and each takes the part of its own examples. So losses that
+    read the global batch and are averaged by `mean` have, after the sum over replicas,
+    the gradient they would have on one replica with the global batch.
+
+    MirroredStrategy cannot do this within a tf.while_loop; a Python loop can.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or replicas() == 1:
+        return x
+    return context.all_gather(x, axis=0)
+
+
 def add(strategy_: tf.distribute.Strategy, value):
     """Sums a per-replica result (a nest of scalars) over replicas, outside of them."""
     return tf.nest.map_structure(

@@ -24,7 +24,9 @@ Batch = Mapping[str, Any]
          padding that fills the last batch of an evaluation
   seed   [b, 2] int32, made from (run seed, epoch, id): all later random draws of the
          example derive from it (`tfssl.randomness.fold`)
-  views  [b, v, h, w, c], only where an objective asks the pipeline for views
+  views  [b, v, h, w, c], and local_views of another size, only where `train.views`
+         makes them (`tfssl.data.views`)
+  progress  scalar in [0, 1), in training: the share of the run that is done
 """
 
 LossFn = Callable[[Any], Any]
@@ -107,3 +109,33 @@ def fraction(value: str | float) -> float:
             " as '8/255'"
         ) from None
     return number
+
+
+def positive(name: str, value: float) -> float:
+    """The value of a setting, if it is a positive number.
+
+    Raises:
+      UserError: It is not.
+    """
+    return _within(name, value, 0 < _number(value) < float("inf"), "be positive")
+
+
+def share(name: str, value: float) -> float:
+    """The value of a setting, if it is a number in [0, 1].
+
+    Raises:
+      UserError: It is not.
+    """
+    return _within(name, value, 0 <= _number(value) <= 1, "lie in [0, 1]")
+
+
+def _number(value: float) -> float:
+    """NaN if it is no number."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number else float("nan")
+
+
+def _within(name: str, value: float, fits: bool, what: str) -> float:
+    if not fits:
+        raise UserError(f"{name} must {what}, not {value!r}")
+    return float(value)

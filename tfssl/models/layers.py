@@ -20,6 +20,7 @@ def image_input(
     stride: int,
     mean: float | Sequence[float],
     std: float | Sequence[float],
+    any_size: bool = False,
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """Starts a network: images [b, h, w, c] in [0, 1], and the same, normalised.
 
@@ -28,6 +29,7 @@ def image_input(
       stride: The network's total stride, by which it divides h and w.
       mean: Subtracted from the image, one number or one per channel, in [0, 1] units.
       std: Divides it afterwards; as `mean`, positive.
+      any_size: Take images of other heights and widths, too, as multi-crop needs.
 
     Raises:
       UserError: The image is smaller than the stride, or the numbers do not fit.
@@ -48,7 +50,8 @@ def image_input(
             )
     if np.min(std) <= 0:
         raise UserError(f"std must be positive, not {std}")
-    image = keras.Input(tuple(image_shape), name="image")
+    size = (None, None) if any_size else (height, width)
+    image = keras.Input((*size, channels), name="image")
     normalized = keras.layers.Normalization(
         mean=mean, variance=np.square(std).tolist(), name="normalization"
     )(image)

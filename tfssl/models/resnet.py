@@ -20,6 +20,7 @@ def resnet(
     stem: str = "cifar",
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
+    any_size: bool = False,
 ) -> keras.Model:
     """A residual network of any depth: images [b, h, w, c] to features [b, d].
 
@@ -37,6 +38,7 @@ def resnet(
       mean: Subtracted from the image, one number or one per channel. The defaults
         roughly standardise natural images of any number of channels.
       std: Divides the image afterwards.
+      any_size: Take images of other heights and widths, too, as multi-crop needs.
 
     Raises:
       UserError: A size or the stem is invalid, or the image is too small.
@@ -47,7 +49,7 @@ def resnet(
     layers.check_size("width", width)
 
     total_stride = 2 ** (len(blocks) - 1) * (4 if stem == "imagenet" else 1)
-    image, x = layers.image_input(image_shape, total_stride, mean, std)
+    image, x = layers.image_input(image_shape, total_stride, mean, std, any_size)
     kernel_size, stride = (7, 2) if stem == "imagenet" else (3, 1)
     x = layers.conv(x, width, kernel_size, stride, "stem_conv")
     x = layers.relu(layers.batch_norm(x, "stem_bn"), "stem_relu")
@@ -93,9 +95,11 @@ def resnet18(
     stem: str = "cifar",
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
+    any_size: bool = False,
 ) -> keras.Model:
     """ResNet-18, d = 8 width; arguments as in `resnet`."""
-    return resnet(image_shape, (2, 2, 2, 2), False, width, stem, mean, std)
+    blocks = (2, 2, 2, 2)
+    return resnet(image_shape, blocks, False, width, stem, mean, std, any_size)
 
 
 @gin.register(module="tfssl.models")
@@ -105,9 +109,11 @@ def resnet34(
     stem: str = "cifar",
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
+    any_size: bool = False,
 ) -> keras.Model:
     """ResNet-34, d = 8 width; arguments as in `resnet`."""
-    return resnet(image_shape, (3, 4, 6, 3), False, width, stem, mean, std)
+    blocks = (3, 4, 6, 3)
+    return resnet(image_shape, blocks, False, width, stem, mean, std, any_size)
 
 
 @gin.register(module="tfssl.models")
@@ -117,6 +123,8 @@ def resnet50(
     stem: str = "cifar",
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
+    any_size: bool = False,
 ) -> keras.Model:
     """ResNet-50, d = 32 width; arguments as in `resnet`."""
-    return resnet(image_shape, (3, 4, 6, 3), True, width, stem, mean, std)
+    blocks = (3, 4, 6, 3)
+    return resnet(image_shape, blocks, True, width, stem, mean, std, any_size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -16,12 +18,16 @@ class Objective:
     Attributes:
       name: Short and stable: it names the head, and columns of logs.
       classifies: Whether it reads `forward.logits`, so that a classifier is needed.
-      head: A model on features [n, d], or None. Set by `build`.
+      head: A model on features [n, d], or None. Set by `build`. It may have several
+        outputs, such as a projection and a prediction of it.
+      state: Variables that no optimizer trains: a teacher, a queue, a centre. They are
+        checkpointed, and equal on all replicas.
     """
 
     name: str
     classifies: bool = False
     head: keras.Model | None
+    state: Sequence[tf.Variable] = ()
 
     def build(self, features: int, num_classes: int) -> None:
         """Makes `self.head`, if the objective has one.
@@ -33,6 +39,9 @@ class Objective:
           num_classes: k, the number of classes of the data set.
         """
         self.head = None
+
+    def follow(self, backbone: keras.Model) -> None:
+        """Makes what needs the backbone itself, such as a teacher; after `build`."""
 
     def views(self, image: tf.Tensor, batch: types.Batch) -> tf.Tensor:
         """What the network sees of `image` [b, h, w, c]: [b, (v,) h, w, c].
@@ -56,8 +65,18 @@ class Objective:
     def loss(
         self, forward: types.Forward, views: tf.Tensor, batch: types.Batch
     ) -> tf.Tensor:
-        """[b], one number per example."""
+        """[b], one number per example.
+
+        `batch['progress']` is the share of the run that is done. State that follows a
+        pass (a queue, a centre) moves here, and only if `forward.training`.
+        """
         raise NotImplementedError
+
+    def attack_loss(
+        self, forward: types.Forward, views: tf.Tensor, batch: types.Batch
+    ) -> tf.Tensor:
+        """[b], what an attack maximises, where that is not the loss."""
+        return self.loss(forward, views, batch)
 
     def accuracy(
         self, forward: types.Forward, views: tf.Tensor, batch: types.Batch
@@ -65,5 +84,9 @@ class Objective:
         """[b] in [0, 1], for the log; None where there is no right answer."""
         return None
 
-    def after_step(self) -> None:
-        """Moves state that follows an update: a teacher, a queue."""
+    def after_step(self, progress: tf.Tensor) -> None:
+        """Moves state that follows an update, such as a teacher.
+
+        Args:
+          progress: Scalar in (0, 1], the share of the run that is done.
+        """

@@ -129,6 +129,7 @@ def train(
             backbone(dataset.image_shape), dataset.num_classes, terms, attack
         )
         rate = schedule(learning_rate, last_step, steps_per_epoch)
+        model.last_step = last_step
         model.compile(optimizer=optimizer(learning_rate=rate))
         model.optimizer.build(model.trainable_variables)
         exported = model.exported()
@@ -261,6 +262,8 @@ def _variables(model: Trainer) -> dict[str, tf.Variable]:
         raise AssertionError("two variables share a path: a checkpoint would mix them")
     if model.ema_decay is not None:
         variables |= {variable.name: variable for variable in model.averages}
+    for objective in model.objectives:
+        variables |= {f"{objective.name}/{v.name}": v for v in objective.state}
     return variables
 
 

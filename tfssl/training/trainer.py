@@ -56,6 +56,8 @@ class Trainer(keras.Model):
         self.one_pass = one_pass
         self.ema_decay = ema_decay
         self.terms = _named(terms, attack)
+        # Of the whole run; what has a schedule of its own is at its start until set.
+        self.last_step: int | None = None
 
         self.classifier = None
         dim = backbone.output_shape[-1]
@@ -63,11 +65,12 @@ class Trainer(keras.Model):
             features = keras.Input((dim,), name="features")
             logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")
             self.classifier = keras.Model(features, logits(features), name="classifier")
-        for term in terms:
-            term.objective.build(dim, num_classes)
-        self.heads = [
-            term.objective.head for term in terms if term.objective.head is not None
-        ]
+        # Terms may share an objective: one head, on clean and on attacked input.
+        self.objectives = list({id(t.objective): t.objective for t in terms}.values())
+        for objective in self.objectives:
+            objective.build(dim, num_classes)
+            objective.follow(backbone)
+        self.heads = [o.head for o in self.objectives if o.head is not None]
         self._folded = Folded(backbone) if attack is not None else None
         if ema_decay is not None:
             self.averages = [
@@ -96,13 +99,18 @@ class Trainer(keras.Model):
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One update. Returns this replica's share of each logged number."""
+        batch = {**batch, "progress": self._progress()}
         views = self._views(batch, self._examples(batch))
         passes = Passes(self.backbone, self.classifier, training=True)
         probe = Detached(Passes(self.backbone, self.classifier, training=False))
         logs = {}
         with tf.GradientTape() as tape:
             if self.one_pass:
-                passes.together([v for n, v in views.items() if self.terms[n].weight])
+                passes.together(
+                    tf.nest.flatten(
+                        [v for n, v in views.items() if self.terms[n].weight]
+                    )
+                )
             total = 0.0
             for name, term in self.terms.items():
                 objective, weight, forward = term.objective, term.weight, passes
@@ -127,11 +135,18 @@ class Trainer(keras.Model):
             if gradient is not None
         ]
         self.optimizer.apply_gradients(trained)
-        for term in self.terms.values():
-            term.objective.after_step()
+        for objective in self.objectives:
+            objective.after_step(self._progress())  # The optimizer has counted.
         if self.ema_decay is not None:
             self._average()
         return {"loss": total, **logs}
+
+    def _progress(self) -> tf.Tensor:
+        """The share of the run that is done."""
+        if self.last_step is None:
+            return tf.constant(0.0)
+        step = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.float32)
+        return step / self.last_step
 
     def _examples(self, batch: Batch) -> dict[str, Any]:
         """Finds the adversarial examples: name to image, or {term: views} under it."""
@@ -170,11 +185,11 @@ class Trainer(keras.Model):
             passes = Passes(network, self.classifier, training)
             views = {n: _look(n, t, perturbed, constant) for n, t in maximised.items()}
             if self.one_pass:
-                passes.together(list(views.values()))
+                passes.together(tf.nest.flatten(list(views.values())))
             return tf.add_n(
                 [
                     term.attack_weight
-                    * term.objective.loss(passes, views[name], constant)
+                    * term.objective.attack_loss(passes, views[name], constant)
                     for name, term in maximised.items()
                 ]
             )

@@ -1,0 +1,225 @@
+"""Vision transformers (Dosovitskiy et al. 2021, arXiv:2010.11929), as in DeiT and DINO.
+
+Three small layers here are not stock Keras. They are registered, so that a saved model
+loads with `keras.saving.load_model` once `import tfssl.models.vit` has run. bin/evaluate
+imports it with the run's configuration; for a model from elsewhere (--model), add a
+--gin_file of a ViT, such as models/vit_tiny_p4.gin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gin
+import keras
+import tensorflow as tf
+
+from tfssl.models import layers
+from tfssl.types import UserError
+
+
+@gin.register(module="tfssl.models")
+def vit(
+    image_shape: Sequence[int],
+    patch: int,
+    width: int,
+    depth: int,
+    heads: int,
+    mlp_ratio: float = 4,
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+    any_size: bool = False,
+) -> keras.Model:
+    """A vision transformer: images [b, h, w, c] to features [b, width].
+
+    The features are the class token after the last LayerNorm. By name there are
+
+        final_norm    [b, 1 + n, width], the final tokens: class, then patches by rows
+        features_map  [b, h / patch, w / patch, width], the patches as the attention of
+                      the last block reads them, after its first LayerNorm
+
+    The final patches have no part in the features, so that a gradient (as in Grad-CAM)
+    with respect to them is zero; those of `features_map` are the last that have.
+    `last_attention` shows where the class token looks.
+
+    For porting, DINO's and timm's ViT have the same weights but for their shapes. Linear
+    weights are transposed. Where `qkv` maps to 3 width numbers, in the order (query, key,
+    value), heads, width / heads, there are three kernels [width, heads, width / heads]
+    and biases [heads, width / heads]; the kernel of `proj` is
+    [heads, width / heads, width]. `pos_embed` is `tokens/position`, `cls_token` is
+    `tokens/class_token`; like all that is no kernel, optimizers do not decay them, as
+    DeiT and unlike DINO. Kernels are drawn from the truncated normal distribution of
+    deviation 0.02, and biases are 0; there is neither dropout nor stochastic depth.
+
+    Args:
+      image_shape: (h, w, c).
+      patch: Side of the square patches in pixels; divides h and w.
+      width: Length of a token, d of the features.
+      depth: Number of blocks.
+      heads: Number of attention heads; divides the width.
+      mlp_ratio: Hidden units of the blocks' perceptrons are `mlp_ratio * width`.
+      mean: Subtracted from the image, one number or one per channel. The defaults
+        roughly standardise natural images of any number of channels.
+      std: Divides the image afterwards.
+      any_size: Take images of other heights and widths, too, as multi-crop needs: the
+        position embedding is interpolated. What is left of a patch at the lower and
+        right border is not looked at.
+
+    Raises:
+      UserError: A size is invalid.
+    """
+    for name, size in (
+        ("patch", patch),
+        ("width", width),
+        ("depth", depth),
+        ("heads", heads),
+        ("mlp_ratio * width", _whole(mlp_ratio * width)),
+    ):
+        layers.check_size(name, size)
+    if width % heads:
+        raise UserError(f"width {width} does not divide by the {heads} heads")
+    image, x = layers.image_input(image_shape, patch, mean, std, any_size)
+    height, columns = image_shape[:2]
+    if height % patch or columns % patch:
+        raise UserError(
+            f"images of {height}x{columns} do not divide into patches of {patch}x{patch}"
+        )
+
+    patches = keras.layers.Conv2D(
+        width, patch, strides=patch, kernel_initializer=_initializer(), name="patches"
+    )(x)
+    x = Tokens((height // patch, columns // patch), name="tokens")(patches)
+    for i in range(1, depth + 1):
+        name = f"block{i}"
+        y = _norm(x, f"{name}_norm1")
+        if i == depth:
+            token = ClassToken(name="last_class_token")(y)
+            y = PatchMap(name="features_map")([y, patches])
+            y = keras.layers.Reshape((-1, width), name="last_patches")(y)
+            y = keras.layers.Concatenate(axis=1, name="last_tokens")([token, y])
+        y = keras.layers.MultiHeadAttention(
+            heads,
+            width // heads,
+            kernel_initializer=_initializer(),
+            name=f"{name}_attention",
+        )(y, y)
+        x = keras.layers.Add(name=f"{name}_add1")([x, y])
+        y = _norm(x, f"{name}_norm2")
+        y = _dense(y, _whole(mlp_ratio * width), f"{name}_mlp1", "gelu")
+        y = _dense(y, width, f"{name}_mlp2")
+        x = keras.layers.Add(name=f"{name}_add2")([x, y])
+    token = ClassToken(name="class_token")(_norm(x, "final_norm"))
+    features = keras.layers.Reshape((width,), name="features")(token)
+    return keras.Model(image, features, name="vit")
+
+
+@gin.register(module="tfssl.models")
+def vit_tiny(
+    image_shape: Sequence[int],
+    patch: int,
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+    any_size: bool = False,
+) -> keras.Model:
+    """ViT-Ti of DeiT (arXiv:2012.12877), d = 192; arguments as in `vit`.
+
+    5,524,416 parameters with patches of 16 x 16 on images of 224 x 224.
+    """
+    return vit(image_shape, patch, 192, 12, 3, 4, mean, std, any_size)
+
+
+@gin.register(module="tfssl.models")
+def vit_small(
+    image_shape: Sequence[int],
+    patch: int,
+    mean: float | Sequence[float] = 0.5,
+    std: float | Sequence[float] = 0.25,
+    any_size: bool = False,
+) -> keras.Model:
+    """ViT-S of DeiT (arXiv:2012.12877) and DINO, d = 384; arguments as in `vit`.
+
+    21,665,664 parameters with patches of 16 x 16 on images of 224 x 224.
+    """
+    return vit(image_shape, patch, 384, 12, 6, 4, mean, std, any_size)
+
+
+def last_attention(model: keras.Model) -> keras.Model:
+    """Where the class token looks in the last block, as in DINO (arXiv:2104.14294).
+
+    Args:
+      model: A ViT of this module, possibly loaded, possibly with a classifier on top.
+
+    Returns:
+      A model that shares its weights: images [b, h, w, c] to attention
+      [b, heads, h / patch, w / patch]. The numbers are in [0, 1]; those of a head add
+      up to 1 less what the class token pays itself.
+
+    Raises:
+      UserError: The model is no such ViT.
+    """
+    try:
+        token, tokens, patches = (
+            model.get_layer(name).output
+            for name in ("last_class_token", "last_tokens", "patches")
+        )
+    except ValueError:
+        raise UserError(f"{model.name} is no ViT of tfssl.models.vit") from None
+    attention = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.MultiHeadAttention)
+    ][-1]
+    _, x = attention(token, tokens, return_attention_scores=True)
+    # [b, heads, 1, 1 + n]; the heads become the channels of a map, and return.
+    x = keras.layers.Reshape((attention.num_heads, -1))(x)
+    x = PatchMap()([keras.layers.Permute((2, 1))(x), patches])
+    return keras.Model(model.input, keras.layers.Permute((3, 1, 2))(x))
+
+
+@keras.saving.register_keras_serializable(package="tfssl")
+class Tokens(keras.layers.Layer):
+    """Patches [b, h, w, d] to tokens [b, 1 + h w, d]: a class token first, positions.
+
+    On a grid of another size than its own, the position embedding is interpolated by
+    cubic convolution with PyTorch's constant -0.75, edges repeated, as in DINO. (DINO
+    adds 0.1 to the new height and width before it computes the scale, against rounding;
+    this one is exact.) On its own grid that changes nothing.
+
+    Args:
+      grid: (h, w) of the position embedding.
+    """
+
+    def __init__(self, grid: Sequence[int], **kwargs):
+        super().__init__(**kwargs)
+        self.grid = tuple(grid)
+
+    def build(self, shape):
+        height, width = self.grid
+        self.class_token = self.add_weight(
+            shape=(1, 1, shape[-1]), initializer=_initializer(), name="class_token"
+        )
+        self.position = self.add_weight(
+            shape=(1, 1 + height * width, shape[-1]),
+            initializer=_initializer(),
+            name="position",
+        )
+
+    def call(self, patches):
+        position = tf.convert_to_tensor(self.position)
+        first, rest = position[:, :1], position[:, 1:]
+        depth = patches.shape[-1]
+        if tuple(patches.shape[1:3]) != self.grid:
+            height, width = tf.shape(patches)[1], tf.shape(patches)[2]
+            rows = _cubic(self.grid[0], height, position.dtype)
+            columns = _cubic(self.grid[1], width, position.dtype)
+            rest = tf.reshape(rest, [*self.grid, depth])
+            rest = tf.einsum("ih,jw,hwd->ijd", rows, columns, rest)
+            rest = tf.reshape(rest, [1, -1, depth])
+        batch = tf.shape(patches)[0]
+        token = tf.repeat(tf.convert_to_tensor(self.class_token) + first, batch, axis=0)
+        count = -1 if None in patches.shape[1:3] else self.grid_size(patches.shape)
+        patches = tf.reshape(patches, [batch, count, depth])
+        return tf.concat([token, patches + rest], axis=1)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "grid": self.grid}

@@ -1,0 +1,58 @@
+"""What methods share that compare views of an image, made by the data pipeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfssl import types
+from tfssl.objectives.objective import Objective
+
+
+class ViewObjective(Objective):
+    """An objective that looks at `batch['views']` [b, v, h, w, c].
+
+    The views were made of the clean image, so an attack can only change themselves: a
+    term with an example needs perturb='views'.
+
+    Attributes:
+      num_views: v.
+    """
+
+    pipeline_views = True
+    num_views: int = 2
+
+    def views(self, image: tf.Tensor, batch: types.Batch) -> tf.Tensor:
+        """[b, v, h, w, c], whatever the image.
+
+        Raises:
+          UserError: There are no views, or another number of them.
+        """
+        views = batch.get("views")
+        found = 0 if views is None else views.shape[1]
+        if found != self.num_views:
+            raise types.UserError(
+                f"{self.name} compares {self.num_views} views of each image, and the"
+                f" pipeline makes {found}: set VIEWS (gin/views/)"
+            )
+        return views
+
+    def together(self, forward: types.Forward, views: tf.Tensor) -> Any:
+        """The head's outputs [b, v, d] for views that pass as one batch."""
+        features = forward.features(views)
+        flat = tf.reshape(features, [-1, features.shape[-1]])
+        return tf.nest.map_structure(
+            lambda x: tf.reshape(x, [-1, views.shape[1], x.shape[-1]]),
+            self.head(flat, training=forward.training),
+        )
+
+    def apart(self, forward: types.Forward, views: tf.Tensor) -> list:
+        """The head's outputs [b, d] for each view, each in a pass of its own.
+
+        BatchNorm, in the network and in the head, then normalises each view by itself.
+        """
+        return [
+            self.head(forward.features(view), training=forward.training)
+            for view in tf.unstack(views, axis=1)
+        ]
