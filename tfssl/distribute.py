@@ -70,12 +70,12 @@ def gather(x: tf.Tensor) -> tf.Tensor:
     read the global batch and are averaged by `mean` have, after the sum over replicas,
     the gradient they would have on one replica with the global batch.
 
-    MirroredStrategy cannot do this within a tf.while_loop; a Python loop can.
+    MirroredStrategy cannot do this within tf.while_loop or tf.cond.
     """
     context = tf.distribute.get_replica_context()
     if context is None or replicas() == 1:
         return x
-    return context.all_gather(x, axis=0)
+    return tf.ensure_shape(context.all_gather(x, axis=0), [None, *x.shape[1:]])
 
 
 def add(strategy_: tf.distribute.Strategy, value):
