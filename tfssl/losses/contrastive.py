@@ -97,9 +97,7 @@ def info_nce(
     return classification.cross_entropy(tf.zeros_like(logits[:, 0], tf.int32), logits)
 
 
-def info_nce_in_batch(
-    query: tf.Tensor, key: tf.Tensor, temperature: float
-) -> tf.Tensor:
+def moco_v3(query: tf.Tensor, key: tf.Tensor, temperature: float) -> tf.Tensor:
     """2 t * (-log exp(q_i.k_i / t) / sum_j exp(q_i.k_j / t)), j the global batch.
 
     `ctr` of Algorithm 1 of MoCo v3 (Chen et al. 2021,

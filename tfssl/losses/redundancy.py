@@ -11,9 +11,7 @@ import tensorflow as tf
 from tfssl import distribute
 
 
-def barlow_twins(
-    first: tf.Tensor, second: tf.Tensor, off_diagonal: float
-) -> tf.Tensor:
+def barlow_twins(first: tf.Tensor, second: tf.Tensor, off_diagonal: float) -> tf.Tensor:
     """sum_i (1 - C_ii)^2 + lambda sum_i sum_{j != i} C_ij^2; sums over dimensions.
 
     Eq. 1 of Zbontar et al. 2021 (https://arxiv.org/abs/2103.03230), there lambda is
@@ -30,8 +28,7 @@ def barlow_twins(
     Returns:
       [b], all equal: it is a number of the global batch.
     """
-    first, second = _standardised(first), _standardised(second)
-    correlation = tf.matmul(first, second, transpose_a=True) / _batch_size(first)
+    correlation = _products(_standardised(first), _standardised(second))
     on = tf.reduce_sum((1 - tf.linalg.diag_part(correlation)) ** 2)
     off = tf.reduce_sum(_without_diagonal(correlation) ** 2)
     return tf.fill(tf.shape(first)[:1], on + off_diagonal * off)
@@ -68,10 +65,35 @@ def vicreg(
     """
     distance = tf.reduce_mean(tf.math.squared_difference(first, second), axis=-1)
     loss = invariance * distance
-    for embedding in (first, second):
-        matrix = _covariance(embedding)
-        deviation = tf.sqrt(tf.linalg.diag_part(matrix) + 1e-4)
+    for view in (first, second):
+        centred = _centred(view)
+        number = tf.cast(tf.shape(centred)[0], centred.dtype)
+        unbiased = _products(centred, centred) * number / (number - 1)
+        deviation = tf.sqrt(tf.linalg.diag_part(unbiased) + 1e-4)
         loss += variance * tf.reduce_mean(tf.nn.relu(1 - deviation))
-        off = tf.reduce_mean(tf.reduce_sum(_without_diagonal(matrix) ** 2, axis=1))
-        loss += covariance * off
+        off = tf.reduce_sum(_without_diagonal(unbiased) ** 2, axis=1)
+        loss += covariance * tf.reduce_mean(off)
     return loss
+
+
+def _centred(view: tf.Tensor) -> tf.Tensor:
+    """The global batch [B, d] with each dimension's mean subtracted."""
+    everyone = distribute.gather(view)
+    return everyone - tf.reduce_mean(everyone, axis=0)
+
+
+def _standardised(view: tf.Tensor) -> tf.Tensor:
+    """The global batch [B, d] with each dimension of mean 0 and variance 1."""
+    centred = _centred(view)
+    return centred * tf.math.rsqrt(tf.reduce_mean(centred**2, axis=0) + 1e-5)
+
+
+def _products(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Means over the batch of products of two dimensions: two [B, d] to [d, d]."""
+    number = tf.cast(tf.shape(first)[0], first.dtype)
+    return tf.matmul(first, second, transpose_a=True) / number
+
+
+def _without_diagonal(matrix: tf.Tensor) -> tf.Tensor:
+    """[d, d] with zeros on the diagonal."""
+    return tf.linalg.set_diag(matrix, tf.zeros_like(matrix[0]))

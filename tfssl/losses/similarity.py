@@ -28,7 +28,7 @@ def negative_cosine(prediction: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     return -tf.reduce_sum(normalise(prediction) * normalise(target), axis=-1)
 
 
-def normalised_squared_error(prediction: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+def byol(prediction: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     """|p / |p| - z / |z||^2 = 2 - 2 cos(p, z), in [0, 4]; a sum over dimensions.
 
     Eq. 2 of BYOL (Grill et al. 2020, https://arxiv.org/abs/2006.07733), whose loss is
