@@ -98,7 +98,12 @@ class PGD:
             raise UserError("PGD.noisy_centre needs random_start=True")
 
     def __call__(
-        self, loss_fn: LossFn, inputs: Any, seed: tf.Tensor, epsilon: Any = None
+        self,
+        loss_fn: LossFn,
+        inputs: Any,
+        seed: tf.Tensor,
+        epsilon: Any = None,
+        unrolled: bool = False,
     ) -> Any:
         """Perturbs images so that the loss rises.
 
@@ -108,6 +113,8 @@ class PGD:
             image has a ball of its own.
           seed: [b, 2] int32; the example's stream of random draws.
           epsilon: Radius, a scalar tensor or number, in place of the constructor's.
+          unrolled: Write the steps one after another in the graph: a loss through which
+            replicas talk to each other cannot be in a loop.
 
         Returns:
           Perturbed inputs, of the structure of `inputs`, in [0, 1], without gradient.
@@ -116,20 +123,18 @@ class PGD:
         epsilon = tf.convert_to_tensor(epsilon, tf.float32)
         clean = tf.nest.map_structure(tf.stop_gradient, inputs)
         seed = randomness.fold(seed, "start")
+        # Synchronised BatchNorm may not talk to other replicas in a while_loop either.
+        unrolled |= self.batch_norm == "training"
         if self.restarts == 1:
-            return self._run(loss_fn, clean, seed, epsilon)[0]
+            return self._run(loss_fn, clean, seed, epsilon, unrolled)[0]
 
         def restart(index, best, score):
             start = _restarted(seed, index)
-            found, found_score = self._run(loss_fn, clean, start, epsilon)
+            found, found_score = self._run(loss_fn, clean, start, epsilon, unrolled)
             return index + 1, *_better(found, found_score, best, score)
 
-        _, best, _ = tf.while_loop(
-            lambda *_: True,
-            restart,
-            (0, clean, _no_score(seed)),
-            maximum_iterations=self.restarts,
-        )
+        state = (tf.constant(0), clean, _no_score(seed))
+        _, best, _ = _repeat(restart, state, self.restarts, unrolled)
         return tf.nest.map_structure(tf.stop_gradient, best)
 
     def perturb(
@@ -227,7 +232,7 @@ class PGD:
         x += step_size * self.ball.steepest(gradient)
         return _clip(centre + self.ball.project(x - centre, epsilon))
 
-    def _run(self, loss_fn, clean, seed, epsilon):
+    def _run(self, loss_fn, clean, seed, epsilon, unrolled):
         """One run: (perturbed, score [b, 2]); the score is only kept for 'best'."""
         centre, start = self._start(clean, seed, epsilon)
 
@@ -241,20 +246,7 @@ class PGD:
             return following, best, score
 
         state = (start, start, _no_score(seed))
-        if self.batch_norm == "training":
-            # Synchronised BatchNorm may not talk to other replicas in a while_loop.
-            for _ in range(self.steps):
-                state = step(*state)
-        else:
-            # More than one gradient in flight would cost memory for nothing.
-            state = tf.while_loop(
-                lambda *_: True,
-                step,
-                state,
-                parallel_iterations=1,
-                maximum_iterations=self.steps,
-            )
-        x, best, score = state
+        x, best, score = _repeat(step, state, self.steps, unrolled)
         if self.keep == "best":
             x, score = _better(x, _score(loss_fn(x)), best, score)
         return tf.nest.map_structure(tf.stop_gradient, x), score
@@ -270,6 +262,21 @@ def _gradient(loss_fn: LossFn, x):
         loss, x, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
     return result, gradient
+
+
+def _repeat(step: Callable, state: tuple, times: int, unrolled: bool) -> tuple:
+    if unrolled:
+        for _ in range(times):
+            state = step(*state)
+        return state
+    # More than one gradient in flight would cost memory for nothing.
+    return tf.while_loop(
+        lambda *_: True,
+        step,
+        state,
+        parallel_iterations=1,
+        maximum_iterations=times,
+    )
 
 
 def _restarted(seed: tf.Tensor, run: tf.Tensor) -> tf.Tensor:

@@ -18,6 +18,9 @@ class Objective:
     Attributes:
       name: Short and stable: it names the head, and columns of logs.
       classifies: Whether it reads `forward.logits`, so that a classifier is needed.
+      pipeline_views: Whether it looks at `batch['views']`, which the data pipeline made
+        of the clean image; an attack can then only change the views themselves.
+      gathers: Whether its loss reads the batches of other replicas.
       head: A model on features [n, d], or None. Set by `build`. It may have several
         outputs, such as a projection and a prediction of it.
       state: Variables that no optimizer trains: a teacher, a queue, a centre. They are
@@ -26,6 +29,8 @@ class Objective:
 
     name: str
     classifies: bool = False
+    pipeline_views: bool = False
+    gathers: bool = False
     head: keras.Model | None
     state: Sequence[tf.Variable] = ()
 

@@ -21,6 +21,7 @@ class ViewObjective(Objective):
     """
 
     pipeline_views = True
+    gathers = True
     num_views: int = 2
 
     def views(self, image: tf.Tensor, batch: types.Batch) -> tf.Tensor:

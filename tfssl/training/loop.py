@@ -43,6 +43,7 @@ def train(
     batch_size: int,
     seed: int = 0,
     attack: Any = None,
+    views: Any = None,
     trainer: Callable[..., Trainer] = Trainer,
     strategy: Callable[[], tf.distribute.Strategy] = distribute.strategy,
     validation: Callable[[keras.Model, Any], Mapping[str, float]] | None = None,
@@ -71,6 +72,7 @@ def train(
       batch_size: Examples per step, over all replicas.
       seed: Determines weights, order, augmentation and attacks.
       attack: Finds the adversarial examples that terms name.
+      views: Makes the views that a method compares, see `tfssl.data.views.Views`.
       trainer: Makes the `Trainer`; gin may bind its other settings.
       strategy: Where the replicas live.
       validation: `validation.prepare(model, dataset)` gives names, and
@@ -163,7 +165,7 @@ def train(
     callbacks = keras.callbacks.CallbackList(
         [_tensorboard(run_dir)] if tensorboard else [], model=model
     )
-    batches = dataset.train_batches(batch_size, seed, first_step, augment)
+    batches = dataset.train_batches(batch_size, seed, first_step, augment, views)
     batches = iter(strategy.experimental_distribute_dataset(batches))
 
     @tf.function(autograph=False)  # Nothing here needs rewriting; Keras has it off too.

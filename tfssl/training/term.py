@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gin
+import tensorflow as tf
 
 from tfssl.types import UserError
 
@@ -15,7 +17,8 @@ class Term:
 
     Args:
       objective: An objective (`docs/design.md`, Contracts).
-      weight: w, its weight in the update. 0: in the attack only. An objective with a
+      weight: w, its weight in the update, or the pair of its values at the start and at
+        the end of the run, between which it moves linearly. 0: in the attack only. An objective with a
         head of its own then trains that head alone, on features without gradient, since
         a head of random weights would have nothing to say to the attack.
       example: Name of the adversarial example it is computed on; None: the clean input.
@@ -32,17 +35,24 @@ class Term:
     def __init__(
         self,
         objective: Any,
-        weight: float = 1.0,
+        weight: float | Sequence[float] = 1.0,
         example: str | None = None,
         attack_weight: float = 0.0,
         perturb: str = "image",
     ):
         name = objective.name
-        for what, value in (("weight", weight), ("attack_weight", attack_weight)):
+        weights = weight if isinstance(weight, (list, tuple)) else [weight, weight]
+        if len(weights) != 2:
+            raise UserError(f"term {name}: weight is a number or two, not {weight!r}")
+        for what, value in (
+            ("weight", weights[0]),
+            ("weight", weights[1]),
+            ("attack_weight", attack_weight),
+        ):
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not 0 <= value < float("inf"):
                 raise UserError(f"term {name}: {what} must be >= 0, not {value!r}")
-        if weight == attack_weight == 0:
+        if not any([*weights, attack_weight]):
             raise UserError(f"term {name} does nothing: both its weights are 0")
         if attack_weight and example is None:
             raise UserError(f"term {name} has an attack_weight but names no example")
@@ -50,8 +60,23 @@ class Term:
             raise UserError(
                 f"term {name}: perturb must be 'image' or 'views', not {perturb!r}"
             )
+        if example and perturb == "image" and objective.pipeline_views:
+            raise UserError(
+                f"term {name} looks at views that the pipeline has made: an attack on"
+                " the image would not reach them; set perturb='views'"
+            )
         self.objective = objective
-        self.weight = float(weight)
+        self.weights = tuple(float(value) for value in weights)
         self.example = example
         self.attack_weight = float(attack_weight)
         self.perturb = perturb
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it has a weight in the update, at any time."""
+        return any(self.weights)
+
+    def weight(self, progress: tf.Tensor) -> tf.Tensor | float:
+        """Its weight in the update, after this share of the run."""
+        start, end = self.weights
+        return start if start == end else start + (end - start) * progress

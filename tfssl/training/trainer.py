@@ -31,6 +31,9 @@ class Trainer(keras.Model):
       attack: `attack(loss_fn, inputs, seed)`; needed if a term names an example.
       one_pass: Send the inputs of all terms through the network as one batch, so that
         BatchNorm sees them together; otherwise each distinct input is a pass.
+      dual_batch_norm: Give clean input a BatchNorm of its own (Xie 2020, "Adversarial
+        examples improve image recognition"; ACL). That of the terms with an example is
+        exported and validated.
       ema_decay: If given, keep an average of all weights and BatchNorm statistics,
         average = decay * average + (1 - decay) * value after each step; it is what is
         validated and exported.
@@ -46,12 +49,18 @@ class Trainer(keras.Model):
         terms: Sequence[Term],
         attack: Any = None,
         one_pass: bool = False,
+        dual_batch_norm: bool = False,
         ema_decay: float | None = None,
     ):
         super().__init__(name="trainer")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay must be in [0, 1), not {ema_decay!r}")
+        if dual_batch_norm and one_pass:
+            raise UserError("one_pass normalises all inputs together: no dual BatchNorm")
         self.backbone = backbone
+        self.dual_batch_norm = dual_batch_norm
+        if dual_batch_norm:
+            self.clean_backbone = _twin(backbone)
         self.attack = attack
         self.one_pass = one_pass
         self.ema_decay = ema_decay
@@ -102,19 +111,24 @@ class Trainer(keras.Model):
         batch = {**batch, "progress": self._progress()}
         views = self._views(batch, self._examples(batch))
         passes = Passes(self.backbone, self.classifier, training=True)
+        clean = passes
+        if self.dual_batch_norm:
+            clean = Passes(self.clean_backbone, self.classifier, training=True)
         probe = Detached(Passes(self.backbone, self.classifier, training=False))
         logs = {}
         with tf.GradientTape() as tape:
             if self.one_pass:
                 passes.together(
                     tf.nest.flatten(
-                        [v for n, v in views.items() if self.terms[n].weight]
+                        [v for n, v in views.items() if self.terms[n].weighs]
                     )
                 )
             total = 0.0
             for name, term in self.terms.items():
-                objective, weight, forward = term.objective, term.weight, passes
-                if not weight:
+                objective = term.objective
+                forward = passes if term.example else clean
+                weight = term.weight(batch["progress"])
+                if not term.weighs:
                     if objective.head is None:
                         continue
                     weight, forward = 1.0, probe
@@ -159,7 +173,9 @@ class Trainer(keras.Model):
             }
             loss_fn, inputs = self._attacked(terms, batch)
             seed = randomness.fold(batch["seed"], f"attack/{example}")
-            examples[example] = self.attack(loss_fn, inputs, seed)
+            gathers = any(term.objective.gathers for term in terms.values())
+            unrolled = gathers and distribute.replicas() > 1
+            examples[example] = self.attack(loss_fn, inputs, seed, unrolled=unrolled)
         return examples
 
     def _attacked(self, terms: Mapping[str, Term], batch: Batch) -> tuple:
@@ -233,6 +249,18 @@ class Trainer(keras.Model):
             average.assign(value)
 
 
+def _twin(network: keras.Model) -> keras.Model:
+    """The same network, but for BatchNorm layers of its own."""
+
+    def clone(layer):
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            return layer
+        config = layer.get_config()
+        return type(layer).from_config(config | {"name": f"{layer.name}_clean"})
+
+    return keras.models.clone_model(network, clone_function=clone)
+
+
 def _look(name: str, term: Term, inputs: Mapping[str, Any], batch: Batch) -> tf.Tensor:
     if term.perturb == "views" and name in inputs:
         return inputs[name]
@@ -246,7 +274,7 @@ def _named(terms: Sequence[Term], attack: Any) -> dict[str, Term]:
       UserError: No term has a weight, two are alike, an example is searched for by
         nobody, or there is no attack to find it.
     """
-    if not any(term.weight for term in terms):
+    if not any(term.weighs for term in terms):
         raise UserError("no term has a weight: there is nothing to learn")
     count: dict[str, int] = {}
     for term in terms:
