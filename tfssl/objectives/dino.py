@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import gin
 import keras
 import tensorflow as tf
@@ -101,17 +103,25 @@ class DINO(MultiCropObjective):
         flat = tf.reshape(views[0], [-1, *views[0].shape[2:]])
         _, teachers = self.teacher(flat)
         teachers = tf.reshape(teachers, [-1, self.num_views, self.out])
+        temperature = self._teacher_temperature(batch["progress"])
         loss = distillation.dino(
             students,
             tf.unstack(teachers, axis=1),
             tf.convert_to_tensor(self.centre),
             self.student_temperature,
-            self._teacher_temperature(batch["progress"]),
+            temperature,
         )
         if forward.training:
+            self._logits = (teachers - self.centre) / temperature
             mean = tf.reduce_mean(distribute.gather(teachers), [0, 1])
             self.centre.assign_add((1 - self.centre_momentum) * (mean - self.centre))
         return loss
+
+    def statistics(self) -> dict[str, tf.Tensor]:
+        """The entropy of the teacher, in [0, 1]; both ends are kinds of collapse."""
+        log = tf.nn.log_softmax(self._logits)
+        entropy = -tf.reduce_sum(tf.exp(log) * log, axis=-1) / math.log(self.out)
+        return {"teacher_entropy": tf.reduce_mean(entropy, axis=-1)}
 
     def _teacher_temperature(self, progress: tf.Tensor) -> tf.Tensor:
         low, high = self.warmup_teacher_temperature, self.teacher_temperature

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfssl import distribute, types
 from tfssl.losses import contrastive
 from tfssl.objectives import heads
+from tfssl.objectives.queue import Queue
 from tfssl.objectives.teacher import Teacher
 from tfssl.objectives.views import ViewObjective
 

@@ -29,7 +29,8 @@ class MultiCropObjective(ViewObjective):
 
         The crops of one size pass as one batch, as in the authors' code.
         """
-        outputs = [self.together(forward, group) for group in views]
+        # The global ones last: they are what is watched.
+        outputs = [self.together(forward, group) for group in reversed(views)][::-1]
         flat = [
             tf.nest.map_structure(lambda x, i=i: x[:, i], group)
             for group, crops in zip(outputs, views, strict=True)

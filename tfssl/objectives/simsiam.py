@@ -40,9 +40,7 @@ class SimSiam(ViewObjective):
         z = heads.mlp(
             inputs, self.projector, f"{self.name}_projector", last_batch_norm=True
         )
-        p = heads.mlp(
-            z, [self.predictor, self.projector[-1]], f"{self.name}_predictor"
-        )
+        p = heads.mlp(z, [self.predictor, self.projector[-1]], f"{self.name}_predictor")
         self.head = keras.Model(inputs, [z, p], name=f"{self.name}_head")
 
     def loss(

@@ -43,17 +43,23 @@ class ViewObjective(Objective):
         """The head's outputs [b, v, d] for views that pass as one batch."""
         features = forward.features(views)
         flat = tf.reshape(features, [-1, features.shape[-1]])
-        return tf.nest.map_structure(
+        outputs = tf.nest.map_structure(
             lambda x: tf.reshape(x, [-1, views.shape[1], x.shape[-1]]),
             self.head(flat, training=forward.training),
         )
+        if forward.training:
+            self.watched = tf.nest.flatten(outputs)[0][:, 0]
+        return outputs
 
     def apart(self, forward: types.Forward, views: tf.Tensor) -> list:
         """The head's outputs [b, d] for each view, each in a pass of its own.
 
         BatchNorm, in the network and in the head, then normalises each view by itself.
         """
-        return [
+        outputs = [
             self.head(forward.features(view), training=forward.training)
             for view in tf.unstack(views, axis=1)
         ]
+        if forward.training:
+            self.watched = tf.nest.flatten(outputs)[0]
+        return outputs

@@ -51,6 +51,7 @@ def train(
     select: str | None = None,
     patience: int | None = None,
     log_every: int | None = None,
+    collapse: float | None = 0.02,
     deterministic: bool = False,
     tensorboard: bool = False,
 ) -> bool:
@@ -83,6 +84,8 @@ def train(
         the last weights.
       patience: Stop after so many epochs without a better `select`.
       log_every: Steps between rows of metrics.csv and checkpoints; None: an epoch.
+      collapse: Stop, with an error, if after a tenth of the run the spread of an
+        objective's embeddings is below this (`tfssl.training.collapse`); None: never.
       deterministic: Bit-equal repetition, at some cost in speed.
       tensorboard: Also write events for TensorBoard.
 
@@ -207,6 +210,8 @@ def train(
 
         row = {"step": step, "epoch": step / steps_per_epoch}
         row |= _means(logs, step, checkpoints)
+        if collapse and step > last_step / 10:
+            _check_spread(row, collapse)
         row["learning_rate"] = float(rate(step - 1))  # Updates count from 0.
         seconds = time.perf_counter() - since
         row["images_per_second"] = len(logs) * batch_size / seconds
@@ -294,6 +299,18 @@ def _means(
             " usually helps"
         )
     return dict(zip(names, steps.mean(0), strict=True))
+
+
+def _check_spread(row: Mapping[str, float], least: float) -> None:
+    """Raises UserError if embeddings have collapsed."""
+    for name, value in row.items():
+        if name.startswith("spread/") and value < least:
+            raise UserError(
+                f"the embeddings of {name.split('/')[1]} have collapsed: at step"
+                f" {row['step']} their spread is {value:.2g}, 1 being even and 0 a point."
+                " A smaller LEARNING_RATE, a larger batch or another head may help;"
+                " train.collapse = None goes on"
+            )
 
 
 def _line(name: str, row: Mapping[str, float], last_step: int) -> str:

@@ -18,9 +18,10 @@ class Term:
     Args:
       objective: An objective (`docs/design.md`, Contracts).
       weight: w, its weight in the update, or the pair of its values at the start and at
-        the end of the run, between which it moves linearly. 0: in the attack only. An objective with a
-        head of its own then trains that head alone, on features without gradient, since
-        a head of random weights would have nothing to say to the attack.
+        the end of the run, between which it moves linearly. 0: in the attack only. An
+        objective with a head of its own then trains that head alone, on features
+        without gradient, since a head of random weights would have nothing to say to
+        the attack.
       example: Name of the adversarial example it is computed on; None: the clean input.
         Terms that give one name share one example.
       attack_weight: a, its weight in the search for that example.

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfssl import distribute, randomness
 from tfssl.folding import Folded
+from tfssl.training import collapse
 from tfssl.training.passes import Detached, Passes
 from tfssl.training.term import Term
 from tfssl.types import Batch, UserError
@@ -56,7 +57,9 @@ class Trainer(keras.Model):
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay must be in [0, 1), not {ema_decay!r}")
         if dual_batch_norm and one_pass:
-            raise UserError("one_pass normalises all inputs together: no dual BatchNorm")
+            raise UserError(
+                "one_pass normalises all inputs together: no dual BatchNorm"
+            )
         self.backbone = backbone
         self.dual_batch_norm = dual_batch_norm
         if dual_batch_norm:
@@ -139,6 +142,13 @@ class Trainer(keras.Model):
                 accuracy = objective.accuracy(forward, views[name], batch)
                 if accuracy is not None:
                     logs[f"accuracy/{name}"] = distribute.mean(accuracy)
+                for key, value in objective.statistics().items():
+                    logs[f"{key}/{name}"] = distribute.mean(value)
+                if objective.watched is not None:
+                    everyone = tf.stop_gradient(distribute.gather(objective.watched))
+                    for watch in (collapse.spread, collapse.effective_rank):
+                        share = watch(everyone) / distribute.replicas()
+                        logs[f"{watch.__name__}/{name}"] = share
             scaled = self.optimizer.scale_loss(total)
         gradients = tape.gradient(scaled, self.trainable_variables)
         trained = [
