@@ -307,7 +307,7 @@ def _check_spread(row: Mapping[str, float], least: float) -> None:
         if name.startswith("spread/") and value < least:
             raise UserError(
                 f"the embeddings of {name.split('/')[1]} have collapsed: at step"
-                f" {row['step']} their spread is {value:.2g}, 1 being even and 0 a point."
+                f" {row['step']} their spread is {value:.2g}, 1 being even, 0 a point."
                 " A smaller LEARNING_RATE, a larger batch or another head may help;"
                 " train.collapse = None goes on"
             )
