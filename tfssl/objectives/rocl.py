@@ -57,7 +57,8 @@ class RoCL(SimCLR):
         three = tf.concat([batch["views"], views[:, None]], axis=1)
         z = self.together(forward, three)
         _, second, attacked = tf.unstack(z, axis=1)
-        return contrastive.nt_xent_of_views(z, self.temperature) + (
+        # The authors' code adds the two positives of a view; this is their mean.
+        return 2 * contrastive.nt_xent_of_views(z, self.temperature) + (
             self.regularisation
             * contrastive.nt_xent(attacked, second, self.temperature)
         )

@@ -95,10 +95,11 @@ class SwAV(MultiCropObjective):
             return self._balanced(scores)
         queue = self._queues[view]
         known = tf.stop_gradient(self.clusters(queue.read()))
-        codes = tf.cond(
+        # Both, since replicas cannot gather within a tf.cond.
+        codes = tf.where(
             batch["progress"] >= self.queue_from,
-            lambda: self._balanced(scores, known),
-            lambda: self._balanced(scores),
+            self._balanced(scores, known),
+            self._balanced(scores),
         )
         if training:
             queue.push(distribute.gather(z))
