@@ -1,5 +1,6 @@
 """The backbones: known sizes, PyTorch's arithmetic, stable names, saving, replicas."""
 
+import functools
 from pathlib import Path
 
 import gin
@@ -41,7 +42,7 @@ def _bindings(file):
 
 
 # Published to the digit for torchvision, the usual CIFAR ResNets and WRN-28-10, as 46.2
-# and 2.2 million for WRN-34-10 and WRN-40-2. The last two rows are sums over layers.
+# and 2.2 million for WRN-34-10 and WRN-40-2. The slim ResNets are sums over layers.
 @pytest.mark.parametrize(
     ("file", "image_shape", "classes", "parameters", "features_map"),
     [
@@ -56,6 +57,13 @@ def _bindings(file):
         ("wrn_40_2.gin", CIFAR, 10, 2_243_546, (8, 8, 128)),
         ("resnet18_w16.gin", CIFAR, 10, 701_466, (4, 4, 128)),
         ("tiny.gin", (8, 8, 1), 10, 19_706, (4, 4, 32)),
+        ("resnet18_any_size.gin", CIFAR, 10, 11_173_962, (None, None, 512)),
+        # Published for images of 224 x 224; else 12 (12 d^2 + 13 d) of the blocks, 2 d
+        # of the last norm, d of each token and of the class, (3 patch^2 + 1) d.
+        ("vit_tiny_p4.gin", CIFAR, 10, 5_362_762, (8, 8, 192)),
+        ("vit_small_p4.gin", CIFAR, 10, 21_342_346, (8, 8, 384)),
+        ("vit_small_p8.gin", IMAGENET, 1000, 22_055_272, (28, 28, 384)),
+        ("vit_small_p16.gin", IMAGENET, 1000, 22_050_664, (14, 14, 384)),
     ],
 )
 def test_gin_files_give_the_known_networks(
@@ -64,7 +72,8 @@ def test_gin_files_give_the_known_networks(
     model = _bindings(file)(image_shape)
     d = features_map[-1]
     assert _trainable(model) + (d + 1) * classes == parameters
-    assert model.input_shape == (None, *image_shape)
+    size = image_shape[:2] if features_map[0] else (None, None)
+    assert model.input_shape == (None, *size, image_shape[2])
     assert model.get_layer("features_map").output.shape == (None, *features_map)
     assert model.layers[-1].name == "features"
     assert model.output_shape == (None, d)
@@ -78,6 +87,18 @@ def test_every_gin_file_is_tested():
 
 def test_resnet18_imagenet_has_torchvisions_size():
     assert _trainable(resnet18(IMAGENET, stem="imagenet")) + 513_000 == 11_689_512
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_any_size_is_the_network_of_each_size(stem):
+    build = functools.partial(resnet, blocks=(1, 1), width=4, stem=stem)
+    model = build((16, 16, 3), any_size=True)
+    _randomize(model)
+    for size in ((16, 16), (9, 22)):
+        fixed = build((*size, 3))
+        fixed.set_weights(model.get_weights())
+        image = _images((2, *size, 3))
+        np.testing.assert_allclose(model(image), fixed(image), rtol=1e-5)
 
 
 class _Slow:

@@ -1,9 +1,9 @@
 """Vision transformers (Dosovitskiy et al. 2021, arXiv:2010.11929), as in DeiT and DINO.
 
-Three small layers here are not stock Keras. They are registered, so that a saved model
-loads with `keras.saving.load_model` once `import tfssl.models.vit` has run. bin/evaluate
-imports it with the run's configuration; for a model from elsewhere (--model), add a
---gin_file of a ViT, such as models/vit_tiny_p4.gin.
+Three small layers of theirs are not stock Keras (`tfssl.models.tokens`). They are
+registered, so that a saved model loads with `keras.saving.load_model` once
+`import tfssl.models.vit` has run. bin/evaluate imports it with the run's configuration;
+for a file given as --model, add a --gin_file of a ViT, such as models/vit_tiny_p4.gin.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import gin
 import keras
-import tensorflow as tf
 
 from tfssl.models import layers
+from tfssl.models.tokens import ClassToken, PatchMap, Tokens
 from tfssl.types import UserError
 
 
@@ -25,7 +25,7 @@ def vit(
     width: int,
     depth: int,
     heads: int,
-    mlp_ratio: float = 4,
+    mlp_ratio: int = 4,
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
     any_size: bool = False,
@@ -42,14 +42,16 @@ def vit(
     with respect to them is zero; those of `features_map` are the last that have.
     `last_attention` shows where the class token looks.
 
-    For porting, DINO's and timm's ViT have the same weights but for their shapes. Linear
-    weights are transposed. Where `qkv` maps to 3 width numbers, in the order (query, key,
-    value), heads, width / heads, there are three kernels [width, heads, width / heads]
-    and biases [heads, width / heads]; the kernel of `proj` is
-    [heads, width / heads, width]. `pos_embed` is `tokens/position`, `cls_token` is
-    `tokens/class_token`; like all that is no kernel, optimizers do not decay them, as
-    DeiT and unlike DINO. Kernels are drawn from the truncated normal distribution of
-    deviation 0.02, and biases are 0; there is neither dropout nor stochastic depth.
+    For porting: DINO's and timm's ViT have the same weights in other shapes. Linear
+    weights are transposed. The 3 width outputs of their `qkv` are ordered as (query,
+    key, value), heads, width / heads; here these are three kernels
+    [width, heads, width / heads] and biases [heads, width / heads]. The kernel of
+    `proj` is [heads, width / heads, width]. `cls_token` is `tokens/class_token`,
+    `pos_embed` is `tokens/position`; weight decay leaves them alone, as in DeiT and
+    unlike in DINO.
+
+    Kernels are drawn from a truncated normal distribution of deviation 0.02, and biases
+    are 0. There is neither dropout nor stochastic depth.
 
     Args:
       image_shape: (h, w, c).
@@ -73,7 +75,7 @@ def vit(
         ("width", width),
         ("depth", depth),
         ("heads", heads),
-        ("mlp_ratio * width", _whole(mlp_ratio * width)),
+        ("mlp_ratio", mlp_ratio),
     ):
         layers.check_size(name, size)
     if width % heads:
@@ -82,7 +84,7 @@ def vit(
     height, columns = image_shape[:2]
     if height % patch or columns % patch:
         raise UserError(
-            f"images of {height}x{columns} do not divide into patches of {patch}x{patch}"
+            f"images of {height}x{columns} do not divide into patches of {patch} pixels"
         )
 
     patches = keras.layers.Conv2D(
@@ -105,7 +107,7 @@ def vit(
         )(y, y)
         x = keras.layers.Add(name=f"{name}_add1")([x, y])
         y = _norm(x, f"{name}_norm2")
-        y = _dense(y, _whole(mlp_ratio * width), f"{name}_mlp1", "gelu")
+        y = _dense(y, mlp_ratio * width, f"{name}_mlp1", "gelu")
         y = _dense(y, width, f"{name}_mlp2")
         x = keras.layers.Add(name=f"{name}_add2")([x, y])
     token = ClassToken(name="class_token")(_norm(x, "final_norm"))
@@ -169,57 +171,25 @@ def last_attention(model: keras.Model) -> keras.Model:
         for layer in model.layers
         if isinstance(layer, keras.layers.MultiHeadAttention)
     ][-1]
-    _, x = attention(token, tokens, return_attention_scores=True)
-    # [b, heads, 1, 1 + n]; the heads become the channels of a map, and return.
-    x = keras.layers.Reshape((attention.num_heads, -1))(x)
-    x = PatchMap()([keras.layers.Permute((2, 1))(x), patches])
+    # Not by asking the layer for its scores: Keras allows for as many outputs of a
+    # layer in a graph as its first call had.
+    query, key = attention.query_dense(token), attention.key_dense(tokens)
+    x = keras.ops.einsum("bqhk,bnhk->bnh", query, key) / attention.key_dim**0.5
+    x = PatchMap()([keras.ops.softmax(x, axis=1), patches])
     return keras.Model(model.input, keras.layers.Permute((3, 1, 2))(x))
 
 
-@keras.saving.register_keras_serializable(package="tfssl")
-class Tokens(keras.layers.Layer):
-    """Patches [b, h, w, d] to tokens [b, 1 + h w, d]: a class token first, positions.
+def _initializer() -> keras.initializers.Initializer:
+    return keras.initializers.TruncatedNormal(stddev=0.02)
 
-    On a grid of another size than its own, the position embedding is interpolated by
-    cubic convolution with PyTorch's constant -0.75, edges repeated, as in DINO. (DINO
-    adds 0.1 to the new height and width before it computes the scale, against rounding;
-    this one is exact.) On its own grid that changes nothing.
 
-    Args:
-      grid: (h, w) of the position embedding.
-    """
+def _norm(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    return keras.layers.LayerNormalization(epsilon=1e-6, name=name)(x)
 
-    def __init__(self, grid: Sequence[int], **kwargs):
-        super().__init__(**kwargs)
-        self.grid = tuple(grid)
 
-    def build(self, shape):
-        height, width = self.grid
-        self.class_token = self.add_weight(
-            shape=(1, 1, shape[-1]), initializer=_initializer(), name="class_token"
-        )
-        self.position = self.add_weight(
-            shape=(1, 1 + height * width, shape[-1]),
-            initializer=_initializer(),
-            name="position",
-        )
-
-    def call(self, patches):
-        position = tf.convert_to_tensor(self.position)
-        first, rest = position[:, :1], position[:, 1:]
-        depth = patches.shape[-1]
-        if tuple(patches.shape[1:3]) != self.grid:
-            height, width = tf.shape(patches)[1], tf.shape(patches)[2]
-            rows = _cubic(self.grid[0], height, position.dtype)
-            columns = _cubic(self.grid[1], width, position.dtype)
-            rest = tf.reshape(rest, [*self.grid, depth])
-            rest = tf.einsum("ih,jw,hwd->ijd", rows, columns, rest)
-            rest = tf.reshape(rest, [1, -1, depth])
-        batch = tf.shape(patches)[0]
-        token = tf.repeat(tf.convert_to_tensor(self.class_token) + first, batch, axis=0)
-        count = -1 if None in patches.shape[1:3] else self.grid_size(patches.shape)
-        patches = tf.reshape(patches, [batch, count, depth])
-        return tf.concat([token, patches + rest], axis=1)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "grid": self.grid}
+def _dense(
+    x: keras.KerasTensor, units: int, name: str, activation: str | None = None
+) -> keras.KerasTensor:
+    return keras.layers.Dense(
+        units, activation, kernel_initializer=_initializer(), name=name
+    )(x)
