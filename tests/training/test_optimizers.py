@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfssl import distribute
 from tfssl.training import optimizers
+from tfssl.training.checkpoints import Checkpoints
+from tfssl.types import UserError
 
 
 class Layer(keras.layers.Layer):
@@ -70,3 +73,106 @@ def test_adam_does_not_decay(layer):
     twin.build()
     for got, want in zip(plain, steps(optimizers.adamw(0.1, 0.0), twin), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def slow_lars(variables, gradients, rates, wd, mu, trust, clip):
+    """The rule of the docstring, one number of each formula at a time."""
+    values = {name: np.array(value, float) for name, value in variables.items()}
+    momenta = {name: np.zeros_like(value) for name, value in values.items()}
+    for step, lr in enumerate(rates):
+        for name, w in values.items():
+            g, rate = gradients[name][step].astype(float), lr
+            if name == "kernel":
+                g = g + wd * w
+                if np.any(w) and np.any(g):
+                    local = trust * np.sqrt((w**2).sum()) / np.sqrt((g**2).sum())
+                    rate = min(local, lr) if clip else lr * local
+            momenta[name] = mu * momenta[name] + rate * g
+            values[name] = w - momenta[name]
+    return values
+
+
+class Falling(keras.optimizers.schedules.LearningRateSchedule):
+    RATES = (0.5, 0.2, 0.08, 0.01)
+
+    def __call__(self, step):
+        return tf.gather(tf.constant(self.RATES), tf.cast(step, tf.int32))
+
+
+@pytest.mark.parametrize("start", [1.0, 0.0])
+@pytest.mark.parametrize(("trust", "clip"), [(0.5, False), (0.05, True)])
+def test_lars(layer, start, trust, clip):
+    """Local rates on both sides of the bound, if there is one; a kernel of zeros."""
+    layer.trainable_variables[0].assign([start] * 3)
+    optimizer = optimizers.lars(
+        Falling(), weight_decay=0.3, momentum=0.8, trust=trust, clip=clip
+    )
+    got = steps(optimizer, layer)
+    names = ["kernel", "bias", "gamma"]
+    variables = dict(zip(names, [[start] * 3, [1.0] * 3, [1.0] * 3], strict=True))
+    gradients = {name: GRADIENTS[:, i] for i, name in enumerate(names)}
+    want = slow_lars(variables, gradients, Falling.RATES, 0.3, 0.8, trust, clip)
+    for value, name in zip(got, names, strict=True):
+        np.testing.assert_allclose(value, want[name], rtol=1e-5, err_msg=name)
+
+
+def test_lars_on_two_replicas_and_resumed(tmp_path, two_replicas):
+    """Unequal shares of each gradient; halfway, all goes on from a file."""
+    rate, settings = Falling(), {"weight_decay": 0.3, "trust": 0.5}
+
+    def make():
+        layer = Layer(name="layer")
+        layer.build()
+        optimizer = optimizers.lars(rate, **settings)
+        optimizer.build(layer.trainable_variables)
+        named = [*layer.weights, *optimizer.variables]
+
+        @tf.function
+        def step(gradients):
+            share = 0.75 - 0.5 * tf.cast(distribute.replica(), tf.float32)
+            pairs = zip(
+                tf.unstack(share * gradients), layer.trainable_variables, strict=True
+            )
+            optimizer.apply_gradients(pairs)
+
+        return layer, step, Checkpoints(tmp_path, {v.path: v.value for v in named})
+
+    with two_replicas.scope():
+        layer, step, checkpoints = make()
+        for gradients in GRADIENTS[:2]:
+            two_replicas.run(step, [tf.constant(gradients)])
+        checkpoints.save(2)
+        layer, step, checkpoints = make()
+        assert checkpoints.restore() == 2
+        for gradients in GRADIENTS[2:]:
+            two_replicas.run(step, [tf.constant(gradients)])
+
+    alone = Layer()
+    alone.build()
+    want = steps(optimizers.lars(rate, **settings), alone)
+    for variable, value in zip(layer.trainable_variables, want, strict=True):
+        for copy in two_replicas.experimental_local_results(variable.value):
+            np.testing.assert_allclose(copy, value, rtol=1e-5)
+
+
+def test_lars_under_loss_scaling(layer):
+    """Mixed precision: decay and norms are of the gradient itself, not the scaled."""
+    twin = Layer()
+    twin.build()
+    settings = {"weight_decay": 0.3, "trust": 0.5}
+    want = steps(optimizers.lars(Falling(), **settings), layer)
+    scaled = keras.optimizers.LossScaleOptimizer(
+        optimizers.lars(Falling(), **settings), initial_scale=4.0
+    )
+    scaled.build(twin.trainable_variables)
+    for gradients in GRADIENTS:
+        pairs = zip(4 * tf.constant(gradients), twin.trainable_variables, strict=True)
+        scaled.apply_gradients(pairs)
+    for variable, value in zip(twin.trainable_variables, want, strict=True):
+        np.testing.assert_allclose(variable, value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("trust", [0, -1.0, float("nan")])
+def test_lars_needs_trust(trust):
+    with pytest.raises(UserError, match="trust must be positive"):
+        optimizers.lars(0.1, trust=trust)

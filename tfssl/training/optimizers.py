@@ -91,3 +91,76 @@ def adamw(learning_rate, weight_decay: float = 0.05) -> keras.optimizers.Optimiz
     """
     _check_decay(weight_decay)
     return _AdamW(learning_rate, weight_decay=weight_decay, name="adamw")
+
+
+class _LARS(keras.optimizers.SGD):
+    """SGD with momentum, whose rate is each kernel's own."""
+
+    def __init__(self, l2: float, trust: float, clip: bool, **kwargs):
+        super().__init__(**kwargs)
+        self.l2 = l2
+        self.trust = trust
+        self.clip = clip
+
+    def build(self, variables):
+        if not self.built:
+            # In the update step, variables are TensorFlow's and have other names.
+            self._adapts = [_decays(v) for v in variables]
+        super().build(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        # Here gradients are sums over replicas already, and no longer scaled.
+        if self._adapts[self._get_variable_index(variable)]:
+            gradient = tf.cast(gradient, variable.dtype)
+            learning_rate = tf.cast(learning_rate, variable.dtype)
+            gradient += self.l2 * tf.convert_to_tensor(variable)
+            numerator = self.trust * tf.norm(variable)
+            denominator = tf.norm(gradient)
+            local = tf.math.divide_no_nan(numerator, denominator)
+            rate = learning_rate * local
+            if self.clip:
+                rate = tf.minimum(local, learning_rate)
+            # Kernels of zeros could never leave them.
+            learning_rate = tf.where(numerator * denominator > 0, rate, learning_rate)
+        super().update_step(gradient, variable, learning_rate)
+
+
+@gin.register(module="tfssl.training")
+def lars(
+    learning_rate,
+    weight_decay: float = 1e-6,
+    momentum: float = 0.9,
+    trust: float = 0.001,
+    clip: bool = False,
+) -> keras.optimizers.Optimizer:
+    """LARS (You et al. 2017, arXiv:1708.03888), as SimCLR and BYOL use it.
+
+    For each kernel w with gradient g, and without Nesterov's form,
+
+        u = g + weight_decay * w
+        v = momentum * v + learning_rate * trust * ||w|| / ||u|| * u;  w = w - v
+
+    In You et al., eq. 6, the denominator is ||g|| + weight_decay * ||w||. All that is
+    no kernel is trained by plain SGD with momentum.
+
+    Args:
+      learning_rate: A number or schedule, in proportion to the batch: 0.3 per 256
+        examples in SimCLR, 0.2 in BYOL.
+      weight_decay: As above; 1e-6 in SimCLR, 1.5e-6 in BYOL.
+      momentum: Momentum.
+      trust: Positive; 0.001 in both papers.
+      clip: The rate of a kernel is min(trust * ||w|| / ||u||, learning_rate) instead of
+        their product, as in solo-learn (da Costa et al. 2022, JMLR 23(56)), with a
+        trust of 0.02; its denominator is that of eq. 6.
+    """
+    _check_decay(weight_decay)
+    if not 0 < trust < float("inf"):
+        raise UserError(f"trust must be positive, not {trust!r}")
+    return _LARS(
+        name="lars",
+        l2=weight_decay,
+        trust=trust,
+        clip=clip,
+        learning_rate=learning_rate,
+        momentum=float(momentum),
+    )
