@@ -59,6 +59,9 @@ INCLUDED = {
     i for f in RUNS for i in re.findall("include '(.*)'", (GIN / f).read_text())
 }
 OTHER_TERMS = [f for f in FILES if f.startswith("terms/") and f not in INCLUDED]
+OTHER_OPTIMIZERS = [
+    f for f in FILES if f.startswith("optimizers/") and f not in INCLUDED
+]
 
 
 def parse(file, *more):
@@ -81,17 +84,19 @@ def test_a_complete_file_says_what_to_expect(file):
     assert "\n# Expected: " in header
 
 
-@pytest.mark.parametrize("file", [*RUNS, *OTHER_TERMS])
+@pytest.mark.parametrize("file", [*RUNS, *OTHER_TERMS, *OTHER_OPTIMIZERS])
 def test_two_steps(file, tmp_path):
     (tmp_path / "shrink.gin").write_text(SHRINK)
     parse(file, tmp_path / "shrink.gin")
     train(tmp_path)
     # What is bound is used: gin says nothing of bindings that nobody reads. (Networks
-    # and tasks were exchanged for smaller ones.)
+    # and tasks were exchanged for smaller ones, and SGD is bound where it is not used.)
     bound = {name for _, name in gin.config._CONFIG if name != "gin.macro"}
     unused = bound - {name for _, name in gin.config._OPERATIVE_CONFIG}
     assert {
-        n for n in unused if not re.match(r"tfssl\.(models|objectives)\.", n)
+        n
+        for n in unused
+        if not re.match(r"tfssl\.((models|objectives)\.|training\.sgd$)", n)
     } == set()
     (row,) = csv.DictReader((tmp_path / "metrics.csv").open())
     assert row["step"] == "2"
