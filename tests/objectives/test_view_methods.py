@@ -1,0 +1,240 @@
+"""Methods that compare views: what they feed to their losses, and their state."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfssl.losses import clustering, contrastive, distillation, similarity
+from tfssl.objectives.byol import BYOL
+from tfssl.objectives.dino import DINO
+from tfssl.objectives.moco_v2 import MoCoV2
+from tfssl.objectives.queue import Queue
+from tfssl.objectives.rocl import RoCL
+from tfssl.objectives.simclr import SimCLR
+from tfssl.objectives.simsiam import SimSiam
+from tfssl.objectives.swav import SwAV
+from tfssl.objectives.teacher import Teacher
+from tfssl.types import UserError
+
+B, SHAPE, D = 4, (4, 4, 3), 5
+
+
+class Forward:
+    """Passes of a backbone, as the trainer makes them."""
+
+    def __init__(self, backbone, training=True):
+        self.training = training
+        self._backbone = backbone
+
+    def features(self, image):
+        flat = tf.reshape(image, [-1, *image.shape[-3:]])
+        features = self._backbone(flat, training=self.training)
+        return tf.reshape(features, [*image.shape[:-3], D])
+
+
+def made(objective):
+    """The objective, built on a small backbone of its own."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(D, 2)(image)
+    x = keras.layers.BatchNormalization()(x)
+    backbone = keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
+    objective.build(D, 3)
+    objective.follow(backbone)
+    return objective, backbone
+
+
+def batch(seed=0, count=2, **more):
+    rng = np.random.default_rng(seed)
+    views = rng.uniform(size=(B, count, *SHAPE)).astype("float32")
+    return {"views": tf.constant(views), "progress": tf.constant(0.5), **more}
+
+
+def loss_of(objective, forward, batch):
+    return objective.loss(forward, objective.views(None, batch), batch)
+
+
+def test_views_must_be_there():
+    objective, _ = made(SimCLR(4, 3))
+    with pytest.raises(UserError, match=r"2 views of each image.*makes 0.*VIEWS"):
+        objective.views(None, {})
+    with pytest.raises(UserError, match="makes 3"):
+        objective.views(None, batch(count=3))
+
+
+def test_simclr_passes_both_views_as_one_batch():
+    objective, backbone = made(SimCLR(4, 3, temperature=0.3))
+    data = batch()
+    got = loss_of(objective, Forward(backbone), data)
+    flat = tf.reshape(data["views"], [-1, *SHAPE])
+    z = tf.reshape(objective.head(backbone(flat, training=True)), [B, 2, 3])
+    want = contrastive.nt_xent(z[:, 0], z[:, 1], 0.3)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_simsiam_predicts_across_views_and_stops_the_gradient():
+    objective, backbone = made(SimSiam((4, 3), 2))
+    data = batch()
+    with tf.GradientTape() as tape:
+        got = loss_of(objective, Forward(backbone), data)
+    gradient = tape.gradient(got, backbone.trainable_variables[0])
+    with tf.GradientTape() as tape:
+        (z1, p1), (z2, p2) = [
+            objective.head(backbone(data["views"][:, i], training=True), training=True)
+            for i in range(2)
+        ]
+        targets = [tf.constant(z.numpy()) for z in (z1, z2)]
+        want = similarity.negative_cosine(p1, targets[1]) / 2
+        want += similarity.negative_cosine(p2, targets[0]) / 2
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    expected = tape.gradient(want, backbone.trainable_variables[0])
+    np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
+def test_teacher_is_an_average_of_all_weights():
+    _, backbone = made(SimCLR(4, 3))
+    teacher = Teacher(backbone)
+    image = batch()["views"][:, 0]
+    before = [v.numpy() for v in backbone.weights]
+    np.testing.assert_allclose(teacher(image), backbone(image, training=True), 1e-5)
+    # Its passes move no statistics, the student's pass above did.
+    backbone.set_weights([w + 1 for w in before])
+    teacher.follow(0.75)
+    backbone.set_weights([w + 0.25 for w in before])
+    np.testing.assert_allclose(
+        teacher(image), backbone(image, training=True), rtol=1e-4
+    )
+    assert all(not v.trainable for v in teacher.variables)
+
+
+def test_byol_asks_the_teacher_for_the_other_view():
+    objective, backbone = made(BYOL(4, 3, momentum=0.9))
+    data = batch()
+    images = tf.unstack(data["views"], axis=1)
+    backbone.set_weights([w * 1.5 for w in backbone.get_weights()])
+    got = loss_of(objective, Forward(backbone), data)
+    predicted = [
+        objective.head(backbone(x, training=True), training=True)[1] for x in images
+    ]
+    taught = [objective.teacher(x) for x in images]
+    want = similarity.byol(predicted[0], taught[1])
+    want += similarity.byol(predicted[1], taught[0])
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+    # At the end of the run the teacher stands still.
+    before = [v.numpy() for v in objective.state]
+    objective.after_step(tf.constant(1.0))
+    for old, new in zip(before, objective.state, strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-7)
+
+
+def test_queue_forgets_the_oldest():
+    queue = Queue(5, 1, "test")
+    for start in (0, 3, 6):
+        queue.push(tf.reshape(tf.range(start, start + 3, dtype=tf.float32), [3, 1]))
+    assert sorted(queue.read()[:, 0].numpy()) == [4, 5, 6, 7, 8]
+    queue.push(tf.reshape(tf.range(20, 27, dtype=tf.float32), [7, 1]))
+    assert sorted(queue.read()[:, 0].numpy()) == [22, 23, 24, 25, 26]
+
+
+def test_moco_compares_with_the_queue_and_fills_it():
+    objective, backbone = made(MoCoV2(4, 3, temperature=0.3, queue=8))
+    data = batch()
+    old = objective.keys.read()
+    key = objective._key(data["views"][:, 1])
+    got = loss_of(objective, Forward(backbone), data)
+    query = objective.head(backbone(data["views"][:, 0], training=True))
+    np.testing.assert_allclose(
+        got, contrastive.info_nce(query, key, old, 0.3), rtol=1e-4
+    )
+    np.testing.assert_allclose(objective.keys.read()[:B], key, rtol=1e-5)
+    np.testing.assert_allclose(objective.keys.read()[B:], old[B:])
+    # An attack moves nothing.
+    loss_of(objective, Forward(backbone, training=False), batch(1))
+    np.testing.assert_allclose(objective.keys.read()[:B], key, rtol=1e-5)
+
+
+@pytest.mark.parametrize("progress", [0.1, 0.5])
+def test_swav_codes_use_the_queue_from_its_time_on(progress):
+    objective, backbone = made(SwAV(4, 3, 6, queue=8, queue_from=0.3))
+    data = batch(progress=tf.constant(progress))
+    old = [queue.read() for queue in objective._queues]
+    got = loss_of(objective, Forward(backbone), data)
+    flat = tf.reshape(data["views"], [-1, *SHAPE])
+    outputs = objective.head(backbone(flat, training=True), training=True)
+    z, scores = [tf.reshape(x, [B, 2, -1]) for x in outputs]
+    codes = [
+        clustering.sinkhorn(
+            scores[:, i],
+            known=objective.clusters(old[i]) if progress > 0.3 else None,
+        )
+        for i in range(2)
+    ]
+    want = clustering.swapped_prediction(tf.unstack(scores, axis=1), codes, 0.1)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+    np.testing.assert_allclose(objective._queues[1].read()[:B], z[:, 1], rtol=1e-4)
+    np.testing.assert_allclose(tf.norm(objective._queues[0].read(), axis=1), 1, 1e-5)
+
+
+def test_swav_prototypes_stay_on_the_sphere_and_wait():
+    objective, backbone = made(SwAV(4, 3, 6, queue=0, frozen=0.3))
+    kernel = objective.clusters.kernel
+    for progress, moves in ((0.1, False), (0.5, True)):
+        with tf.GradientTape() as tape:
+            loss = loss_of(
+                objective, Forward(backbone), batch(progress=tf.constant(progress))
+            )
+        gradient = tape.gradient(loss, kernel.value)
+        assert bool(np.any(gradient)) == moves
+    kernel.assign(kernel * 3)
+    objective.after_step(tf.constant(0.5))
+    np.testing.assert_allclose(tf.norm(kernel.value, axis=0), 1, rtol=1e-6)
+
+
+def test_dino_with_small_crops():
+    objective, backbone = made(
+        DINO(4, 3, 6, warmup_teacher_temperature=0.02, warmup=1.0, centre_momentum=0.8)
+    )
+    local = tf.random.stateless_uniform([B, 3, 3, 3, 3], [0, 1])
+    data = batch(local_views=local)
+    objective.centre.assign(tf.range(6.0) / 10)
+    got = loss_of(objective, Forward(backbone), data)
+
+    def outputs(group):
+        flat = tf.reshape(group, [-1, *group.shape[2:]])
+        scores = objective.head(backbone(flat, training=True))[1]
+        return tf.unstack(tf.reshape(scores, [B, group.shape[1], 6]), axis=1)
+
+    students = outputs(data["views"]) + outputs(local)
+    teachers = outputs(data["views"])  # It starts as a copy.
+    want = distillation.dino(students, teachers, tf.range(6.0) / 10, 0.1, 0.03)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+    mean = tf.reduce_mean(tf.stack(teachers), [0, 1])
+    np.testing.assert_allclose(
+        objective.centre, 0.8 * tf.range(6.0) / 10 + 0.2 * mean, atol=1e-5
+    )
+    (entropy,) = objective.statistics().values()
+    assert np.all((entropy >= 0) & (entropy <= 1))
+
+
+def test_rocl_attacks_the_first_view_alone():
+    objective, backbone = made(RoCL(4, 3))
+    data = batch()
+    attacked = objective.views(None, data)
+    np.testing.assert_array_equal(attacked, data["views"][:, 0])
+    forward = Forward(backbone, training=False)
+    constant = objective.before_attack(forward, attacked, data)
+    z = [
+        objective.head(backbone(data["views"][:, i], training=False)) for i in range(2)
+    ]
+    np.testing.assert_allclose(
+        objective.attack_loss(forward, attacked, constant),
+        contrastive.nt_xent(*z, 0.5),
+        rtol=1e-4,
+    )
+    flat = tf.reshape(tf.concat([data["views"], attacked[:, None]], 1), [-1, *SHAPE])
+    three = tf.reshape(objective.head(backbone(flat, training=True)), [B, 3, 3])
+    want = 2 * contrastive.nt_xent_of_views(three, 0.5)
+    want += contrastive.nt_xent(three[:, 2], three[:, 1], 0.5) / 256
+    got = objective.loss(Forward(backbone), attacked, data)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
