@@ -17,12 +17,16 @@ from tfssl.evaluation.checks import Checks
 from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.ensemble import Ensemble
 from tfssl.evaluation.evaluate import evaluate
-from tfssl.evaluation.evaluators import AttackCurve
+from tfssl.evaluation.evaluators import AttackCurve, need_logits
+from tfssl.evaluation.knn import KNN
+from tfssl.evaluation.linear_probe import LinearProbe
 from tfssl.evaluation.minimum_norm import MinimumNormCurve
 from tfssl.evaluation.results import describe
 from tfssl.evaluation.subject import Subject
 
 FILES = sorted(path.stem for path in (config.gin_dir() / "evaluation").glob("*.gin"))
+PROBES = {"knn": ["knn"], "linear": ["linear"], "probes": ["knn", "linear"]}
+ATTACKS = [name for name in FILES if name not in PROBES]
 
 
 def _evaluators(name, *files):
@@ -47,7 +51,7 @@ def _attacks(evaluator):
     return several | one
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ATTACKS)
 def test_files_measure_what_they_are_called(name):
     clean, *evaluators = _evaluators(name)
     assert clean.name == "clean"
@@ -59,7 +63,7 @@ def test_files_measure_what_they_are_called(name):
         assert len(set(cells)) == len(cells)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ATTACKS)
 def test_curves_fall(name, make_model, dataset):
     clean, *evaluators = _evaluators(name)
     subject = Subject(Classifier(make_model()), dataset, "test", 230, 0)
@@ -73,6 +77,16 @@ def test_curves_fall(name, make_model, dataset):
             assert (found["correct"] <= before["correct"]).all()
             broken = before["correct"].sum() - found["correct"].sum()
             assert broken > 0 or name.startswith("noise")
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_probes_measure_encoders(name):
+    """Neither asks for logits, and with both the settings are those of each alone."""
+    evaluators = _evaluators(name)
+    assert [evaluator.name for evaluator in evaluators] == PROBES[name]
+    assert not need_logits(evaluators)
+    alone = [_evaluators(evaluator.name)[0] for evaluator in evaluators]
+    assert describe(evaluators) == describe(alone)
 
 
 def test_autoattack_is_that_of_its_authors():
@@ -99,7 +113,7 @@ def test_autoattack_is_that_of_its_authors():
 @pytest.mark.parametrize("name", FILES)
 def test_no_setting_of_training_leaks_in(name, tmp_path):
     classes = (
-        *(AttackCurve, Checks, Ensemble, MinimumNormCurve),
+        *(AttackCurve, Checks, Ensemble, KNN, LinearProbe, MinimumNormCurve),
         *(APGD, FAB, FMN, Noise, PGD, Square),
         *(CleverhansFGM, CleverhansPGD, CleverhansMIM),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfssl import saved
 from tfssl.folding import Folded
 from tfssl.types import UserError
 
 
 class Classifier:
     """Images [b, h, w, c] in [0, 1] to logits [b, k], in inference mode.
+
+    It may be an encoder, without logits, as long as nobody asks for them.
 
     Args:
       model: A functional or sequential model with one input and one output.
@@ -35,15 +39,7 @@ class Classifier:
         Raises:
           UserError: There is no such file, or Keras cannot read it.
         """
-        path = os.fspath(path)
-        if not os.path.isfile(path):
-            raise UserError(f"no model file {path}")
-        try:
-            model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        except Exception as error:  # A foreign file can fail in any way.
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"{path} is no Keras model that loads: {reason}") from error
-        return cls(model, path)
+        return cls(saved.load(path), os.fspath(path))
 
     def logits(self, image: tf.Tensor) -> tf.Tensor:
         """[b, h, w, c] in [0, 1] to [b, k] float32."""
@@ -60,26 +56,40 @@ class Classifier:
         network = self._folded.at_present()
         return lambda image: tf.cast(network(image), tf.float32)
 
-    def check_fit(self, dataset: Any) -> None:
+    @functools.cached_property
+    def encoder(self) -> keras.Model:
+        """Images to features [b, d]; see `saved.features`.
+
+        Raises:
+          UserError: The model has no features.
+        """
+        return saved.features(self.model, self.name)
+
+    def features(self, image: tf.Tensor) -> tf.Tensor:
+        """[b, h, w, c] in [0, 1] to [b, d] float32."""
+        return tf.cast(self.encoder(image, training=False), tf.float32)
+
+    def check_fit(self, dataset: Any, logits: bool = True) -> None:
         """Compares shapes with a data set's.
+
+        Args:
+          dataset: A data set, see the design page.
+          logits: Whether the outputs will be taken for logits; if not, the model may be
+            an encoder.
 
         Raises:
           UserError: The model is not made for such images or so many classes.
         """
-        inputs = getattr(self.model, "inputs", None) or []
-        outputs = getattr(self.model, "outputs", None) or []
-        if len(inputs) != 1 or len(outputs) != 1:
+        saved.check_images(self.model, self.name, dataset.image_shape)
+        if not logits:
+            return
+        if saved.is_encoder(self.model):
             raise UserError(
-                f"{self.name} has {len(inputs)} inputs and {len(outputs)} outputs:"
-                " give a functional model from one image to its logits"
+                f"{self.name} is an encoder, its outputs are features: fit a head first"
+                " (protocols/slf.gin and others), or measure the features"
+                " (evaluation/probes.gin)"
             )
-        shape = tuple(inputs[0].shape[1:])
-        if not _fits(shape, dataset.image_shape):
-            raise UserError(
-                f"{self.name} takes images of shape {shape}, but those of"
-                f" {dataset.name} are {tuple(dataset.image_shape)}"
-            )
-        shape = tuple(outputs[0].shape[1:])
+        shape = tuple(self.model.outputs[0].shape[1:])
         if shape != (dataset.num_classes,):
             raise UserError(
                 f"{self.name} has outputs of shape {shape}, but {dataset.name} has"
@@ -93,10 +103,3 @@ def _folded(model: keras.Model) -> Folded | None:
     if type(model) is keras.Sequential:
         model = keras.Model(model.inputs, model.outputs)
     return Folded(model) if Folded.fits(model) else None
-
-
-def _fits(shape: tuple, image_shape: tuple) -> bool:
-    """Whether an input shape, None being any size, takes images of a shape."""
-    return len(shape) == len(image_shape) and all(
-        size in (None, given) for size, given in zip(shape, image_shape, strict=True)
-    )

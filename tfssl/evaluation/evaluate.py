@@ -21,7 +21,7 @@ from absl import logging
 from tfssl import distribute, manifest
 from tfssl.evaluation import outputs, results
 from tfssl.evaluation.classifier import Classifier
-from tfssl.evaluation.evaluators import Cell, Evaluator, Outcome
+from tfssl.evaluation.evaluators import Cell, Evaluator, Outcome, need_logits
 from tfssl.evaluation.gates import GateError, check_monotone
 from tfssl.evaluation.intervals import wilson
 from tfssl.evaluation.journal import Journal
@@ -46,7 +46,8 @@ def evaluate(
     Args:
       run_dir: Results go to its folder `results`. Its manifest names the run; one is
         written if there is none.
-      model_path: A `.keras` file: images in [0, 1] to logits.
+      model_path: A `.keras` file: images in [0, 1] to logits, or to features if all
+        evaluators are content with those.
       dataset: A data set, see the design page.
       evaluators: Of distinct names.
       split: 'train', 'validation' or 'test'.
@@ -71,12 +72,16 @@ def evaluate(
     if examples is not None and (not isinstance(examples, int) or examples < 1):
         raise UserError(f"evaluate.examples must be a positive integer: {examples!r}")
 
+    logits = need_logits(evaluators)
     with strategy().scope():
         classifier = Classifier.load(model_path)
-        subject = Subject(classifier, dataset, split, batch_size, seed).first(examples)
-        sample = subject.sample(outputs.EXAMPLES)
-        doubts = outputs.marks(classifier, sample["image"], sample["label"])
-        subject.randomised = "randomised" in doubts
+        subject = Subject(classifier, dataset, split, batch_size, seed, logits)
+        subject = subject.first(examples)
+        doubts = {}
+        if logits:
+            sample = subject.sample(outputs.EXAMPLES)
+            doubts = outputs.marks(classifier, sample["image"], sample["label"])
+            subject.randomised = "randomised" in doubts
 
         model = hashlib.sha256(Path(model_path).read_bytes()).hexdigest()
         facts = {
@@ -99,7 +104,8 @@ def evaluate(
         origin |= {"dataset": dataset.name, "split": split}
 
         note = functools.partial(results.note, folder, model)
-        note("model", [results.EVERY_ATTACK], doubts)
+        if logits:
+            note("model", [results.EVERY_ATTACK], doubts)
         rows, failed = [], []
         for evaluator in evaluators:
             about = [evaluator.name, *getattr(evaluator, "about", [])]

@@ -48,6 +48,9 @@ class Evaluator(Protocol):
     for the reasons to doubt the numbers: a dict from a short name, such as
     'noise_beats_attack', to a sentence. They go to its own numbers and to those of the
     evaluators whose names are listed in its attribute `about`, if there is one.
+
+    If its attribute `on_features` is true, it looks at features alone: it measures
+    encoders as well as classifiers.
     """
 
     name: str
@@ -132,6 +135,11 @@ class AttackCurve:
         label = f"{self.name} {size(cell.strength)}"
         found = self._trial(subject, cell.strength, previous, label)
         return {"correct": scatter(previous, found["correct"])}
+
+
+def need_logits(evaluators: Sequence[Evaluator]) -> bool:
+    """Whether some evaluator looks at more than features."""
+    return not all(getattr(e, "on_features", False) for e in evaluators)
 
 
 def grid(epsilons: Sequence[str | float], ball: str, name: str) -> list[float]:

@@ -14,7 +14,7 @@ import tqdm
 from tfssl import distribute
 from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.journal import Journal
-from tfssl.types import UserError
+from tfssl.types import Batch, UserError
 
 
 class Subject:
@@ -22,7 +22,8 @@ class Subject:
 
     Attributes:
       ids: [n] int64, the examples.
-      classifier: As given.
+      classifier, split: As given.
+      num_classes: k, those of the data set.
       journals: If set, from a step's label to the journal that it keeps.
       randomised: Whether the classifier is known to answer differently each time.
 
@@ -32,6 +33,7 @@ class Subject:
       split: 'train', 'validation' or 'test'.
       batch_size: Examples at a time, over all replicas. Results do not depend on it.
       seed: All random draws of an example are a function of it and the example's id.
+      logits: Whether its logits will be asked for; if not, it may be an encoder.
 
     Raises:
       UserError: The classifier does not fit the data set, the split is empty, or the
@@ -45,14 +47,13 @@ class Subject:
         split: str,
         batch_size: int,
         seed: int,
+        logits: bool = True,
     ):
-        classifier.check_fit(dataset)
-        self.ids = np.asarray(dataset.ids(split))
+        classifier.check_fit(dataset, logits)
         self.classifier = classifier
+        self.num_classes = dataset.num_classes
         self.journals: Callable[[str], Journal] | None = None
         self.randomised = False
-        if not len(self.ids):
-            raise UserError(f"{dataset.name} has no examples in split {split!r}")
         if (
             not isinstance(batch_size, int)
             or batch_size < 1
@@ -63,10 +64,9 @@ class Subject:
                 f" of devices, {distribute.replicas()}"
             )
         self._dataset = dataset
-        self._split = split
         self._batch_size = batch_size
         self._seed = seed
-        self._size = len(self.ids)
+        self._take(split)
         self._strategy = tf.distribute.get_strategy()
         self._graphs = {}
 
@@ -75,6 +75,24 @@ class Subject:
         part = copy.copy(self)
         part.ids = self.ids[:n]
         return part
+
+    def on(self, split: str) -> Subject:
+        """The same classifier on all examples of a split; it keeps no journals.
+
+        Raises:
+          UserError: The split is empty.
+        """
+        other = copy.copy(self)
+        other.journals = None
+        other._take(split)
+        return other
+
+    def _take(self, split: str) -> None:
+        self.split = split
+        self.ids = np.asarray(self._dataset.ids(split))
+        self._size = len(self.ids)
+        if not self._size:
+            raise UserError(f"{self._dataset.name} has no examples in split {split!r}")
 
     @property
     def complete(self) -> bool:
@@ -139,10 +157,30 @@ class Subject:
             )
         return {k: v[order[place]] for k, v in found.items() if k != "id"}
 
+    def features(self, label: str) -> tuple[np.ndarray, np.ndarray]:
+        """Features of the examples as they are, in inference mode, and their labels.
+
+        Args:
+          label: Of the progress bar. There is no journal: it would be large.
+
+        Returns:
+          [n, d] float32 and [n] int32, in the split's order.
+
+        Raises:
+          UserError: The model has no features, or some are not finite.
+        """
+        part = copy.copy(self)
+        part.journals = None
+        part.classifier.encoder  # noqa: B018  Made here, not while a graph is traced.
+        found = part.map(_features, label=label)
+        if not np.isfinite(found["features"]).all():
+            raise UserError(f"{self.classifier.name} has features that are not finite")
+        return found["features"], found["label"]
+
     def sample(self, n: int) -> dict[str, np.ndarray]:
         """The first n examples, or all if there are fewer."""
         batches = self._dataset.eval_batches(
-            self._split, n, self._seed, keep=self._whole(None)
+            self.split, n, self._seed, keep=self._whole(None)
         )
         batch = next(batches.as_numpy_iterator())
         return {name: value[batch["id"] >= 0] for name, value in batch.items()}
@@ -150,7 +188,7 @@ class Subject:
     def _batches(self, keep: np.ndarray) -> Any:
         return self._strategy.experimental_distribute_dataset(
             self._dataset.eval_batches(
-                self._split, self._batch_size, self._seed, keep=self._whole(keep)
+                self.split, self._batch_size, self._seed, keep=self._whole(keep)
             )
         )
 
@@ -174,6 +212,10 @@ class Subject:
 
         results = self._strategy.run(on_replica, (batch, *arguments))
         return distribute.concatenate(self._strategy, results)
+
+
+def _features(classifier: Classifier, batch: Batch) -> dict[str, tf.Tensor]:
+    return {"features": classifier.features(batch["image"]), "label": batch["label"]}
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

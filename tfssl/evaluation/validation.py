@@ -9,7 +9,7 @@ import gin
 import keras
 
 from tfssl.evaluation.classifier import Classifier
-from tfssl.evaluation.evaluators import Evaluator, Outcome
+from tfssl.evaluation.evaluators import Evaluator, Outcome, need_logits
 from tfssl.evaluation.subject import Subject
 from tfssl.types import UserError
 
@@ -64,7 +64,7 @@ class Validation:
         return self.labels()
 
     def __call__(self, model: keras.Model, dataset: Any) -> dict[str, float]:
-        """Accuracies in [0, 1] of a model from images in [0, 1] to logits, by label."""
+        """Accuracies in [0, 1] of a model of images in [0, 1], by label."""
         subject = self._subject(model, dataset)
         values = {}
         for evaluator in self.evaluators:
@@ -81,7 +81,8 @@ class Validation:
             self._measured[0] is not model or self._measured[1] is not dataset
         ):
             subject = Subject(
-                Classifier(model), dataset, self.split, self.batch_size, self.seed
+                *(Classifier(model), dataset, self.split, self.batch_size, self.seed),
+                logits=need_logits(self.evaluators),
             )
             self._measured = model, dataset, subject
         return self._measured[2]
