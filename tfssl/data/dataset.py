@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,8 +18,12 @@ from tfssl.data import prepared
 from tfssl.types import UserError
 
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+MakeViews = Callable[[tf.Tensor, tf.Tensor], Mapping[str, tf.Tensor]]
 
 _FOREVER = np.iinfo(np.int64).max
+# Numbers in the images whose views are made at once: enough for TensorFlow's
+# operations to be worth their start, few enough for the cache, also at 224 x 224.
+_AT_ONCE = 2**19
 
 
 @gin.register(module="tfssl.data")
@@ -160,6 +165,7 @@ class Dataset:
         seed: int,
         start_step: int = 0,
         augment: Sequence[Augment] = (),
+        views: MakeViews | None = None,
     ) -> tf.data.Dataset:
         """Endless batches; each epoch is another permutation of the split.
 
@@ -173,6 +179,9 @@ class Dataset:
           start_step: Number of batches to leave out.
           augment: Callables `augment(image, seed) -> image`, applied in this order to
             each example, with the example's own seed.
+          views: Makes more entries of the batch, `views(image, seed) -> dict`, of the
+            images [b, h, w, c] as they are before `augment` and their seeds [b, 2];
+            see `tfssl.data.views.Views`.
         """
         size = self.size("train")
         if size == 0:
@@ -182,6 +191,8 @@ class Dataset:
 
         def example(epoch, j, image):
             result = finish(epoch, j, image)
+            if views is not None:
+                result["views"] = result["image"]  # Of which they are made, below.
             for fn in augment:
                 result["image"] = fn(result["image"], result["seed"])
             return result
@@ -206,7 +217,16 @@ class Dataset:
                 lambda epoch, j, raw: example(epoch, j, self._decode(raw)),
                 num_parallel_calls=tf.data.AUTOTUNE,
             )
-        return _ordered(dataset.batch(batch_size, drop_remainder=True))
+        if views is None:
+            return _ordered(dataset.batch(batch_size, drop_remainder=True))
+
+        def with_views(batch):
+            return {**batch, **views(batch["views"], batch["seed"])}
+
+        at_once = max(1, min(batch_size, _AT_ONCE // math.prod(self.image_shape)))
+        dataset = dataset.batch(at_once, drop_remainder=True)
+        dataset = dataset.map(with_views, num_parallel_calls=tf.data.AUTOTUNE)
+        return _ordered(dataset.rebatch(batch_size, drop_remainder=True))
 
     def eval_batches(
         self,

@@ -1,0 +1,100 @@
+"""What the operations share that views of self-supervised methods are made with.
+
+They work on whole batches, because most of the time of one small image would go into
+starting TensorFlow's operations, and on planes [b, c, h, w], where colour channels can
+be told apart without copying. What happens to an image depends on it and its seed
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from tfssl.types import UserError
+
+
+class ViewOp:
+    """`op(image, seed) -> image`, and `op.planes` for what is already in planes.
+
+    Images are [h, w, c] or [b, h, w, c] float32 in [0, 1], with known h, w and c, and
+    seeds [2] or [b, 2] int32. Each kind of operation takes a stream of its own: the
+    same operation twice in a recipe draws the same numbers twice.
+    """
+
+    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        if len(image.shape) == 3:
+            return self(image[None], seed[None])[0]
+        planes = self.planes(tf.transpose(image, [0, 3, 1, 2]), seed)
+        return tf.transpose(planes, [0, 2, 3, 1])
+
+    def planes(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """[b, c, h, w] and [b, 2] to [b, c, h', w']."""
+        raise NotImplementedError
+
+
+def select(on: tf.Tensor, images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """Rows of `images` where `on` [b] is true, else rows of `others`."""
+    # It copies row by row; tf.where would broadcast, which is many times slower.
+    return tf.raw_ops.Select(condition=on, x=images, y=others)
+
+
+def change(
+    on: tf.Tensor, fn: Callable[..., tf.Tensor], images: tf.Tensor, *settings: tf.Tensor
+) -> tf.Tensor:
+    """`fn(images, *settings)` for the rows where `on` [b] is true, the others as is.
+
+    For what costs more than copying.
+    """
+    rows = tf.where(on)
+    changed = fn(*(tf.gather_nd(x, rows) for x in (images, *settings)))
+    return tf.tensor_scatter_nd_update(images, rows, changed)
+
+
+def separable(image: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """A linear map of rows, then one of columns, another for each image.
+
+    Args:
+      image: [b, c, h, w].
+      rows: [b, h', h].
+      columns: [b, w', w].
+
+    Returns:
+      [b, c, h', w'].
+    """
+    image = tf.matmul(image, columns[:, None], transpose_b=True)
+    return tf.matmul(rows[:, None], image)
+
+
+def luma(channels: int) -> tuple[float, ...]:
+    """Weights of grey: torchvision's of red, green and blue, or of grey itself.
+
+    Raises:
+      UserError: There are neither three channels nor one.
+    """
+    if channels not in (1, 3):
+        raise UserError(f"Views need colour or grey images, not {channels} channels")
+    return (0.2989, 0.587, 0.114) if channels == 3 else (1.0,)
+
+
+def probability(name: str, p: float) -> float:
+    """`p`, if it is one.
+
+    Raises:
+      UserError: It is not.
+    """
+    if not 0 <= p <= 1:
+        raise UserError(f"{name} = {p} is no probability")
+    return p
+
+
+def interval(name: str, bounds: Sequence[float]) -> tuple[float, float]:
+    """`bounds`, if they are (low, high) with 0 < low <= high.
+
+    Raises:
+      UserError: They are not.
+    """
+    if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+        raise UserError(f"{name} = {bounds} must be two numbers, 0 < low <= high")
+    return tuple(bounds)

@@ -1,0 +1,76 @@
+"""Views: the random versions of an image that self-supervised methods compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gin
+import tensorflow as tf
+
+from tfssl import randomness
+from tfssl.data.view_op import ViewOp
+from tfssl.types import UserError
+
+
+@gin.register(module="tfssl.data")
+class ViewRecipe(ViewOp):
+    """Operations in a row, all with the view's seed.
+
+    Args:
+      ops: Such as `RandomResizedCrop()` and `ColorJitter(0.4, 0.4, 0.4, 0.1)`.
+    """
+
+    def __init__(self, ops: Sequence[ViewOp]):
+        self.ops = tuple(ops)
+
+    def planes(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        for op in self.ops:
+            image = op.planes(image, seed)
+        return image
+
+
+@gin.register(module="tfssl.data")
+class Views:
+    """Makes the views of images, each view with its own recipe and its own draws.
+
+    Args:
+      recipes: One for each view: twice the same for SimCLR, two different ones for
+        BYOL. All must make images of one size.
+      local_recipes: One for each view of the second group, that of the small crops of
+        multi-crop (Caron et al. 2020, SwAV, https://arxiv.org/abs/2006.09882).
+
+    Raises:
+      UserError: There is no recipe.
+    """
+
+    def __init__(
+        self,
+        recipes: Sequence[ViewRecipe],
+        local_recipes: Sequence[ViewRecipe] = (),
+    ):
+        if not recipes:
+            raise UserError("Views.recipes is empty: it needs a recipe for each view")
+        self.groups = {"views": tuple(recipes), "local_views": tuple(local_recipes)}
+
+    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """[h, w, c] and [2], or [b, h, w, c] and [b, 2], to the groups of views.
+
+        Returns:
+          'views' [(b,) v, h', w', c] float32 in [0, 1] and, if there are any,
+          'local_views' [(b,) v', h'', w'', c].
+
+        Raises:
+          UserError: The recipes of a group make images of different sizes.
+        """
+        result, number = {}, 0
+        for name, recipes in self.groups.items():
+            views = []
+            for recipe in recipes:
+                views.append(recipe(image, randomness.fold(seed, f"view/{number}")))
+                number += 1
+            sizes = {tuple(view.shape[-3:-1]) for view in views}
+            if len(sizes) > 1:
+                raise UserError(f"The {name} differ in size: {sorted(sizes)}")
+            if views:
+                result[name] = tf.stack(views, axis=-4)
+        return result
