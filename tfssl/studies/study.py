@@ -28,12 +28,17 @@ class Variant:
       baseline: Name of the variant it is compared with, its own if it is one.
       files: Gin files, later ones win.
       params: Gin bindings read after the files.
+      start: Name of the variant before it whose model it starts from, with the same
+        seed; its files must include models/pretrained.gin. None: from scratch.
+      evaluation: The gin file it is measured by, if not the scale's.
     """
 
     name: str
     baseline: str
     files: Sequence[str]
     params: Sequence[str] = ()
+    start: str | None = None
+    evaluation: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +98,22 @@ def nodes(
         for variant in scale.variants:
             run_dir = _run_dir(root, variant, seed)
             own = [f"NAME='{variant.name}'", f"SEED={seed}"]
+            needs = []
+            if variant.start:
+                start = root / f"{variant.start}-seed{seed}"
+                own.append(f"PRETRAINED='{start / 'model.keras'}'")
+                needs = [f"train {start.name}"]
             train = _node(
                 "train", run_dir, variant.files, [*own, *variant.params, *gin_params]
             )
+            params = () if variant.evaluation else scale.evaluation_params
             evaluate = _node(
-                "evaluate", run_dir, [scale.evaluation], scale.evaluation_params
+                "evaluate", run_dir, [variant.evaluation or scale.evaluation], params
             )
-            found += [train, dataclasses.replace(evaluate, needs=[train.name])]
+            found += [
+                dataclasses.replace(train, needs=needs),
+                dataclasses.replace(evaluate, needs=[train.name]),
+            ]
     return found
 
 
