@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from tfssl import distribute, manifest
 from tfssl.training.checkpoints import Checkpoints
+from tfssl.training.frozen import Frozen
 from tfssl.training.metrics import MetricsFile
 from tfssl.training.selection import Selection
 from tfssl.training.trainer import Trainer
@@ -93,7 +94,8 @@ def train(
       Whether there was anything left to do.
 
     Raises:
-      UserError: Settings contradict one another, or a loss became infinite or NaN.
+      UserError: Settings contradict one another, a loss became infinite or NaN, or a
+        frozen backbone has moved.
     """
     run_dir = Path(run_dir)
     if manifest.read(run_dir).get("finished"):
@@ -144,9 +146,11 @@ def train(
             f"train.select is {select!r}, but validation measures {', '.join(labels)}"
         )
 
+    frozen = Frozen(model.backbone)  # Before a checkpoint puts its values there.
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(run_dir / "checkpoints", _variables(model))
     first_step = checkpoints.restore()
+    frozen.check()
     if first_step:
         logging.info("resuming %s at step %d of %d", run_dir, first_step, last_step)
     metrics = MetricsFile(run_dir / "metrics.csv", first_step)
@@ -160,6 +164,7 @@ def train(
             "epsilon": getattr(attack, "epsilon", None),
             "norm": getattr(getattr(attack, "ball", None), "name", None),
             "parameters": model.backbone.count_params(),
+            "backbone_frozen": frozen.holds,
             "started": manifest.read(run_dir).get("started", time.time()),
             **manifest.environment(),
         },
@@ -231,6 +236,7 @@ def train(
     callbacks.on_train_end()
 
     with model.averaged():
+        frozen.check()
         selection.export(run_dir / "model.keras", exported)
     selected_step = selection.step if select else int(checkpoints.step.numpy())
     manifest.write(run_dir, {"finished": time.time(), "selected_step": selected_step})
