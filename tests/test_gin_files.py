@@ -9,6 +9,7 @@ import gin
 import pytest
 
 from tfssl import config
+from tfssl.models.resnet import resnet
 from tfssl.training.loop import train
 
 GIN = config.gin_dir()
@@ -47,6 +48,8 @@ def completed(file):
         return [file, *others[3:]]
     if folder == "papers" and not name.startswith("scale_"):
         return [file]
+    if folder == "protocols":
+        return [file]
     if file == "runs/evaluate.gin":
         return [*others, file, "evaluation/clean.gin"]
     if folder in PARTS and folder != "objectives":
@@ -55,6 +58,8 @@ def completed(file):
 
 
 RUNS = [f for f in FILES if f.startswith("papers/") and completed(f) == [f]]
+# Runs as well, but for an encoder and a name.
+PROTOCOLS = [f for f in FILES if f.startswith("protocols/")]
 INCLUDED = {
     i for f in RUNS for i in re.findall("include '(.*)'", (GIN / f).read_text())
 }
@@ -64,8 +69,10 @@ OTHER_OPTIMIZERS = [
 ]
 
 
-def parse(file, *more):
+def parse(file, *more, encoder="encoder.keras"):
     params = [] if file in RUNS else ["NAME='test'"]
+    if file in PROTOCOLS or file == "models/pretrained.gin":
+        params.append(f"PRETRAINED='{encoder}'")
     config.parse([*completed(file), *more], params)
 
 
@@ -84,10 +91,37 @@ def test_a_complete_file_says_what_to_expect(file):
     assert "\n# Expected: " in header
 
 
+@pytest.mark.parametrize("file", PROTOCOLS)
+def test_a_protocol_says_what_it_freezes(file):
+    header = (GIN / file).read_text().split("include")[0]
+    assert f"bin/train --gin_file {file}" in header
+    assert "PRETRAINED = '" in header
+    assert "NAME = '" in header
+    assert "\n# Source: " in header
+    parse(file)
+    frozen = gin.query_parameter("%FROZEN")
+    assert f"\n# Frozen: {'all' if frozen else 'nothing'}" in header
+
+
+@pytest.mark.parametrize("file", PROTOCOLS)
+def test_a_protocol_uses_what_it_binds(file, tmp_path):
+    encoder = tmp_path / "encoder.keras"
+    resnet((8, 8, 1), (1,), width=2).save(encoder)
+    (tmp_path / "shrink.gin").write_text(SHRINK + "BACKBONE = @pretrained")
+    parse(file, tmp_path / "shrink.gin", encoder=encoder)
+    two_steps(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["backbone_frozen"] == gin.query_parameter("%FROZEN")
+
+
 @pytest.mark.parametrize("file", [*RUNS, *OTHER_TERMS, *OTHER_OPTIMIZERS])
 def test_two_steps(file, tmp_path):
     (tmp_path / "shrink.gin").write_text(SHRINK)
     parse(file, tmp_path / "shrink.gin")
+    two_steps(tmp_path)
+
+
+def two_steps(tmp_path):
     train(tmp_path)
     # What is bound is used: gin says nothing of bindings that nobody reads. (Networks
     # and tasks were exchanged for smaller ones, and SGD is bound where it is not used.)
