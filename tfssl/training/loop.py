@@ -43,6 +43,7 @@ def train(
     epochs: int,
     batch_size: int,
     seed: int = 0,
+    learning_rate_batch: int | None = None,
     attack: Any = None,
     views: Any = None,
     trainer: Callable[..., Trainer] = Trainer,
@@ -69,7 +70,10 @@ def train(
       terms: What is minimised, see `Term`.
       optimizer: `optimizer(learning_rate=schedule)`.
       schedule: `schedule(learning_rate, steps, steps_per_epoch)`.
-      learning_rate: Peak learning rate, for the whole batch.
+      learning_rate: Peak learning rate.
+      learning_rate_batch: The batch that `learning_rate` is for: it is multiplied by
+        batch_size over this (Goyal 2017, "Accurate, large minibatch SGD", and all
+        recipes of self-supervised learning); None: it is for any batch.
       epochs: Passes over the training split.
       batch_size: Examples per step, over all replicas.
       seed: Determines weights, order, augmentation and attacks.
@@ -108,6 +112,7 @@ def train(
         ("batch_size", batch_size, 1),
         ("validate_every", validate_every, 1),
         ("log_every", log_every or 1, 1),
+        ("learning_rate_batch", learning_rate_batch or 1, 1),
     ):
         if not isinstance(value, int) or not low <= value < 2**31:
             raise UserError(
@@ -130,6 +135,8 @@ def train(
             f" ({dataset.size('train')} examples)"
         )
     last_step = epochs * steps_per_epoch
+    if learning_rate_batch:
+        learning_rate *= batch_size / learning_rate_batch
 
     with strategy.scope():
         model = trainer(
