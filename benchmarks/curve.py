@@ -3,10 +3,10 @@
   python benchmarks/curve.py --model model.keras --output_dir /tmp/curve
 
 APGD on the cross-entropy at 0, 2, 4, 8, 12 and 16/255 (linf) on the first test images
-of CIFAR-10: by `Ensemble`, which goes downwards and attacks each image in full once, and
-by `AttackCurve`, which attacks all that stands at each epsilon; and the point 8/255
-alone. They take turns, round after round. It prints the accuracies, the median seconds
-and their ratio to those of the point.
+of CIFAR-10: by `Ensemble`, which goes downwards and attacks each image in full once,
+and by `AttackCurve`, which attacks all that stands at each epsilon; and 8/255
+alone. They take turns, round after round. It prints accuracies, median seconds
+and their ratio to those of the point 8/255.
 """
 
 from __future__ import annotations
