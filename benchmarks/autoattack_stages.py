@@ -7,8 +7,8 @@
 
 Version 'standard' on the run's ResNet-18, ported to PyTorch, and the first test images
 of CIFAR-10; after each attack, what is left standing, and for tfssl what its evaluation
-of these images has found. Each attack gets what those before have left, from the clean
-images. What the authors' attacks find is judged by the Keras model.
+of these images, or of more, has found. Each attack gets what those before have left,
+from the clean images. What the authors' attacks find is judged by the Keras model.
 
 A stage that is in the output folder already is not run again.
 """
@@ -84,7 +84,7 @@ def ours(stage: str, epsilon: float) -> float | None:
     if not path.exists():
         return None
     with np.load(path) as outcome:
-        correct = outcome["correct"]
+        correct = outcome["correct"][: EXAMPLES.value]
     return float(correct.mean()) if len(correct) == EXAMPLES.value else None
 
 

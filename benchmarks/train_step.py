@@ -41,10 +41,10 @@ from pytorch_resnet import TorchResNet18, to_torch
 from tfssl import randomness
 from tfssl.attacks.balls import Linf
 from tfssl.attacks.pgd import PGD
+from tfssl.folding import Folded
 from tfssl.losses import classification
 from tfssl.models.resnet import resnet18
 from tfssl.objectives.classification import Classification
-from tfssl.training.folding import Folded
 from tfssl.training.optimizers import sgd
 from tfssl.training.term import Term
 from tfssl.training.trainer import Trainer

@@ -372,8 +372,6 @@ def test_nan_is_a_win_and_stops_nothing(ball, epsilon):
     ("settings", "message"),
     [
         ({"loss": "margin"}, "cross_entropy, dlr, targeted_dlr"),
-        ({"epsilon": 8}, "8/255"),
-        ({"epsilon": "-1/255"}, "non-negative"),
         ({"steps": 0}, "positive integer"),
         ({"restarts": 1.5}, "positive integer"),
         ({"targets": True}, "positive integer"),
@@ -385,11 +383,6 @@ def test_nan_is_a_win_and_stops_nothing(ball, epsilon):
 def test_bad_settings(settings, message):
     with pytest.raises(UserError, match=message):
         APGD(**{"ball": Linf(), **settings})
-
-
-def test_epsilon_must_come_from_somewhere():
-    with pytest.raises(UserError, match="epsilon is not set"):
-        APGD(Linf()).perturb(None, None, None, None)
 
 
 def test_eot_beats_one_draw():

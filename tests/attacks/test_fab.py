@@ -356,7 +356,6 @@ def test_no_gradient_finds_nothing(data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epsilon": 8}, "8/255"),
         ({"steps": 0}, "FAB.steps must be a positive integer"),
         ({"restarts": 1.5}, "FAB.restarts must be a positive integer"),
         ({"targets": 0}, "FAB.targets must be a positive integer"),
@@ -368,8 +367,3 @@ def test_no_gradient_finds_nothing(data):
 def test_bad_settings(settings, message):
     with pytest.raises(UserError, match=message):
         FAB(**{"ball": Linf(), **settings})
-
-
-def test_epsilon_is_needed(network, data):
-    with pytest.raises(UserError, match=r"FAB.epsilon is not set"):
-        FAB(Linf()).perturb(network, *data)

@@ -99,14 +99,8 @@ def test_misclassified_images_are_left_alone(data):
     [
         ({"draws": 0}, "positive integer"),
         ({"kind": "salt"}, "'uniform' or 'gaussian'"),
-        ({"epsilon": -1}, "non-negative"),
     ],
 )
 def test_bad_settings(settings, message):
     with pytest.raises(UserError, match=message):
         Noise(**{"ball": Linf(), **settings})
-
-
-def test_epsilon_is_needed(data):
-    with pytest.raises(UserError, match="epsilon"):
-        Noise(Linf()).perturb(never_broken, *data)

@@ -302,8 +302,6 @@ def test_goals_know_when_they_have_won(goal):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epsilon": 8}, "8/255"),
-        ({"epsilon": "-1/255"}, "non-negative"),
         ({"steps": 0}, "positive integer"),
         ({"steps": "ten"}, "positive integer"),
         ({"restarts": 2}, "keep='best'"),

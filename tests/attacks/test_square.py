@@ -292,7 +292,6 @@ def test_logits_that_are_not_finite_are_a_win(bad):
         ({"queries": "many"}, "positive integer"),
         ({"p_init": 0}, "p_init"),
         ({"p_init": 2}, "p_init"),
-        ({"epsilon": "-1/255"}, "non-negative"),
     ],
 )
 def test_bad_settings(settings, message):
@@ -305,8 +304,3 @@ def test_other_balls_are_refused_kindly():
     ball.name = "l1"
     with pytest.raises(UserError, match="linf and l2"):
         Square(ball)
-
-
-def test_epsilon_is_needed(network, data):
-    with pytest.raises(UserError, match="epsilon"):
-        Square(Linf()).perturb(network, *data)

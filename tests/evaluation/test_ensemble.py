@@ -271,8 +271,7 @@ def test_killed_within_a_cell_and_resumed(
         assert contents(folder) == contents("whole")
 
 
-def test_a_journal_of_something_else_is_ignored(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal, "SECONDS", 0)
+def test_a_journal_of_something_else_is_ignored(tmp_path):
     path = tmp_path / "a.part.npz"
     assert journal.Journal(path, "one").read() == {}
     journal.Journal(path, "one").write({"id": np.arange(3)})

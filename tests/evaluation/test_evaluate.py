@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -148,29 +149,44 @@ def _contents_differ(folder, whole):
         return True
 
 
-def test_another_configuration_is_refused(run, tmp_path, make_model, attack, dataset):
+def test_another_configuration_is_refused(
+    run, tmp_path, make_model, model_path, attack, dataset
+):
     run("a")
     before = _contents(tmp_path / "a" / "results")
 
     def refused(what, **kwargs):
-        with pytest.raises(UserError, match=f"another {what}: choose") as caught:
+        with pytest.raises(UserError, match=rf"another {what}: choose") as caught:
             run("a", **kwargs)
         assert "delete" in str(caught.value)
 
-    refused("seed", seed=1)
-    refused("epsilons", epsilons=["0", "4/255", "8/255", "24/255"])
+    refused(r"seed \(0, now 1\)", seed=1)
+    refused(
+        rf"epsilons.1 \({8 / 255}, now {4 / 255}\), epsilons.2 \(None, now {8 / 255}\)",
+        epsilons=["0", "4/255", "8/255", "24/255"],
+    )
     other = make_model()
     other.layers[-1].bias.assign_add([1e-3] * 10)
     other.save(tmp_path / "other.keras")
-    refused("model", model=tmp_path / "other.keras")
+    old, new = (
+        hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        for path in (model_path, tmp_path / "other.keras")
+    )
+    refused(
+        rf"model \({old}..., now {new}...\)",
+        model=tmp_path / "other.keras",
+    )
     attack.steps = 3
-    refused("attack")
-    del attack.steps
+    refused(r"attack.steps \(None, now 3\)")
+    attack.eta = attack.beta = attack.rho = attack.reach = 2
+    refused(r"attack.beta .*, attack.reach \(1.0, now 2\), .* and 1 more")
+    del attack.steps, attack.eta, attack.beta, attack.rho
+    attack.reach = 1.0
     attack.ball.radius = 0.1  # Settings within settings count.
-    refused("attack")
+    refused(r"attack.ball.radius \(None, now 0.1\)")
     del attack.ball.radius
     dataset.fingerprint = {"name": "fake_digits", "size": 231}
-    refused("dataset")
+    refused(r"dataset.size \(230, now 231\)")
     assert _contents(tmp_path / "a" / "results") == before
 
 

@@ -141,6 +141,33 @@ def test_what_is_missing_is_said(call, data_file, model_path, tmp_path):
             model=str(model_path),
             gin_file=[data_file, "runs/evaluate.gin"],
         )
+    with pytest.raises(UserError, match=r"no model file nope\.keras"):
+        call(
+            run_dir=str(tmp_path / "none"),
+            model="nope.keras",
+            gin_file=[data_file, "evaluation/clean.gin"],
+        )
+    assert not (tmp_path / "none").exists()
+
+
+def test_run_dir_that_cannot_be_made(data_file, model_path, tmp_path):
+    """One line, and not a traceback."""
+    (tmp_path / "file").touch()
+    result = subprocess.run(
+        [
+            *(sys.executable, "bin/evaluate", "--run_dir", tmp_path / "file" / "run"),
+            *("--model", model_path, "--gin_file", "data/digits.gin"),
+            *("--gin_file", "evaluation/clean.gin"),
+        ],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert "Not a directory" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_an_error_is_one_line(tmp_path):

@@ -14,6 +14,19 @@ from tfssl.types import UserError
 
 
 @pytest.fixture
+def figures(monkeypatch):
+    """What is saved."""
+    saved = []
+    save = plots.Figure.savefig
+    monkeypatch.setattr(
+        plots.Figure,
+        "savefig",
+        lambda self, *args, **kw: (saved.append(self), save(self, *args, **kw)),
+    )
+    return saved
+
+
+@pytest.fixture
 def runs(tmp_path):
     """Two runs of three seeds whose curves cross, and one of one seed."""
     folder = tmp_path / "runs"
@@ -79,15 +92,48 @@ def test_gaps_are_dashes_with_a_reason(tmp_path):
     write_cell(tmp_path / "a1", EPS, 0.4, "a", 1, n=100)
     write_cell(tmp_path / "b", 0.0, 0.9, "b", 0, evaluator="clean", perturbation="none")
     clean, pgd = map(tables.table, summaries.summarise(rows.read([tmp_path])))
-    assert clean.rows == [["a", GAP, GAP], ["b", "1", "90.0 [85.0, 94.0]"]]
-    assert f"{GAP} a at clean: not measured." in clean.notes
-    assert pgd.rows == [["a", "2", "50.0 ± 0.0", GAP, GAP], ["b"] + [GAP] * 4]
+    # A run without any number is left out.
+    assert clean.rows == [["b", "1", "90.0 [85.0, 94.0]"]]
+    assert pgd.rows == [["a", "2", "50.0 ± 0.0", GAP, GAP]]
+    assert not any(" a " in note for note in clean.notes)
+    assert not any(" b " in note for note in pgd.notes)
     assert f"{GAP} a at 4/255: seed 1 not measured." in pgd.notes
     assert any(
         note.startswith(f"{GAP} a at 8/255: seeds were measured on different numbers")
         for note in pgd.notes
     )
-    assert f"{GAP} b at 0, 4/255, 8/255: not measured." in pgd.notes
+
+
+def test_runs_without_numbers_are_left_out_and_named(tmp_path, figures, caplog):
+    for run in ("a", "b", "c"):
+        clean = {"evaluator": "clean", "perturbation": "none"}
+        write_cell(tmp_path / run, 0.0, 0.9, run, **clean)
+    curve(tmp_path / "a", "a", 0, [0.5, 0.4, 0.3])
+    curve(tmp_path / "c", "c", 0, [0.5, 0.4, 0.2])
+    # On other seeds than the baseline: numbers, but no differences, and a reason.
+    curve(tmp_path / "d", "d", 1, [0.5, 0.4, 0.1])
+    caplog.set_level("INFO", "absl")
+    report.write([tmp_path], tmp_path / "out", "a")
+    assert caplog.messages == [
+        "left out where they have no number: d (3 of 4 tables), b (2 of 4 tables)"
+    ]
+    names = [[text.get_text() for text in f.legends[0].get_texts()] for f in figures]
+    assert names == [["a", "c", "d"], ["c"]]
+    # As if no one were left out: a run has one colour in all pictures.
+    assert [curve[0].get_color() for curve in figures[0].axes[0].containers] == [
+        plots.COLORS[index] for index in (0, 2, 3)
+    ]
+    text = (tmp_path / "out" / "differences.md").read_text()
+    assert f"{GAP} d at 0, 4/255, 8/255: no seed in common with a." in text
+    assert "| d |" not in text
+
+
+def test_what_only_the_baseline_has_makes_no_differences(tmp_path):
+    curve(tmp_path / "a", "a", 0, [0.5, 0.4, 0.3])
+    write_cell(tmp_path / "b", 0.0, 0.9, "b", evaluator="clean", perturbation="none")
+    found = one(differences.differences(rows.read([tmp_path]), "a"))
+    assert found.evaluator == "clean"
+    assert found.gaps == {("b", "no seed in common with a"): [0.0]}
 
 
 def test_unlike_measurements_are_told(tmp_path):
@@ -261,19 +307,12 @@ def test_the_same_cells_give_the_same_bytes(runs, tmp_path):
             assert not {b"tEXt", b"iTXt", b"tIME"} & set(re.findall(rb"\w{4}", one))
 
 
-def test_everything_drawn_lies_in_the_picture(tmp_path, monkeypatch):
+def test_everything_drawn_lies_in_the_picture(tmp_path, figures):
     """Long names and many runs: nothing is cut off or covered by the legend."""
     for index in range(9):
         name = f"{index}_adversarial_training_with_rotation"
         curve(tmp_path / str(index), name, 0, [0.9, 0.5, 0.1], evaluator="long" * 20)
     write_marks(tmp_path / "8", ["*"], doubt="why")
-    figures = []
-    save = plots.Figure.savefig
-    monkeypatch.setattr(
-        plots.Figure,
-        "savefig",
-        lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw)),
-    )
     plots.save(one(summaries.summarise(rows.read([tmp_path]))), tmp_path / "x.png")
     (figure,) = figures
     box = figure.get_tightbbox()

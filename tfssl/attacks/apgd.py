@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import gin
@@ -10,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.attacks import lanes, settings
+from tfssl.attacks import lanes
+from tfssl.attacks.attack import Attack
 from tfssl.attacks.goals import misclassified
 from tfssl.attacks.lanes import State
 from tfssl.losses import classification
@@ -21,7 +21,7 @@ _MOMENTUM = 0.75
 
 
 @gin.register(module="tfssl.attacks")
-class APGD:
+class APGD(Attack):
     """Auto-PGD, algorithm 1 of Croce & Hein 2020 (https://arxiv.org/abs/2003.01690).
 
     Ascent with momentum from a random point of the ball's border. The first step is
@@ -37,9 +37,12 @@ class APGD:
     the first step is compared with the start's, as in the paper; the code compares it
     with 0.
 
-    Without `eot` an example ends with its first misclassified iterate. Each run
-    takes steps + 1 forward and backward passes, and what the clean image needs is one
-    forward pass.
+    Returned is the first iterate that is misclassified, with which an example ends; if
+    there is none, or with `eot`, that of the largest margin (losses for different
+    targets do not compare); an image that is misclassified already, as it is.
+
+    Each run takes steps + 1 forward and backward passes, and what the clean image needs
+    is one forward pass.
 
     Args:
       ball: `Linf` or `L2` of `tfssl.attacks.balls`.
@@ -75,9 +78,8 @@ class APGD:
         rho: float = 0.75,
         eot: int = 1,
     ):
-        self.ball = ball
+        super().__init__(ball, epsilon)
         self.loss = loss
-        self.epsilon = settings.radius(ball, epsilon)
         self.steps = steps
         self.restarts = restarts
         self.targets = targets
@@ -91,34 +93,11 @@ class APGD:
             raise UserError(
                 f"APGD.loss must be one of {', '.join(_LOSSES)}, not {self.loss!r}"
             )
-        settings.check_counts(self, "steps", "restarts", "targets", "eot")
+        self._check_counts("steps", "restarts", "targets", "eot")
         if not isinstance(self.rho, (int, float)) or not 0 <= self.rho <= 1:
             raise UserError(f"APGD.rho must be between 0 and 1, not {self.rho!r}")
 
-    def perturb(
-        self,
-        logits_fn: Callable,
-        image: tf.Tensor,
-        label: tf.Tensor,
-        seed: tf.Tensor,
-        epsilon: Any = None,
-    ) -> tf.Tensor:
-        """Attacks a classifier.
-
-        Args:
-          logits_fn: Images [b, h, w, c] to logits [b, k].
-          image: [b, h, w, c] in [0, 1].
-          label: [b] int32.
-          seed: [b, 2] int32; the example's stream of random draws.
-          epsilon: Radius, a scalar tensor or number, in place of the constructor's.
-
-        Returns:
-          [b, h, w, c] in the ball and in [0, 1]: the first iterate that is
-          misclassified; if there is none, or with `eot`, that of the largest margin
-          (losses for different targets do not compare); an image that is misclassified
-          already, as it is.
-        """
-        epsilon = settings.given(self, epsilon)
+    def _perturb(self, logits_fn, image, label, seed, epsilon):
         epsilon = tf.convert_to_tensor(epsilon, tf.float32)
         seed = randomness.fold(seed, self.loss)
         logits = logits_fn(image)

@@ -9,7 +9,8 @@ import gin
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.attacks import hyperplane, lanes, settings
+from tfssl.attacks import hyperplane, lanes
+from tfssl.attacks.attack import Attack
 from tfssl.attacks.goals import misclassified
 from tfssl.types import UserError
 
@@ -19,7 +20,7 @@ _RADIUS = {"linf": 0.3, "l2": 1.0}
 
 
 @gin.register(module="tfssl.attacks")
-class FAB:
+class FAB(Attack):
     """Looks for the nearest misclassified image, by walking along the boundary.
 
     Algorithm 1 of Croce and Hein 2020 (https://arxiv.org/abs/1907.02044). With z the
@@ -34,6 +35,10 @@ class FAB:
 
     As in the authors' code within AutoAttack, the final search on the segment between
     x_0 and the nearest image is left out.
+
+    `perturb` returns the first misclassified image found within epsilon, with which an
+    example ends: whether there is one is all that an accuracy at epsilon asks for. If
+    there is none, it returns the clean image.
 
     Args:
       ball: `Linf` or `L2` of `tfssl.attacks.balls`.
@@ -66,8 +71,7 @@ class FAB:
         eta: float = 1.05,
         beta: float = 0.9,
     ):
-        self.ball = ball
-        self.epsilon = settings.radius(ball, epsilon)
+        super().__init__(ball, epsilon)
         self.steps = steps
         self.targets = targets
         self.restarts = restarts
@@ -79,9 +83,9 @@ class FAB:
     def _check(self) -> None:
         if self.ball.name not in _PROJECTIONS:
             raise UserError(f"FAB knows the balls linf and l2, not {self.ball.name!r}")
-        settings.check_counts(self, "steps", "restarts")
+        self._check_counts("steps", "restarts")
         if self.targets is not None:
-            settings.check_counts(self, "targets")
+            self._check_counts("targets")
         if not 0 <= self.alpha_max <= 1:
             raise UserError(f"FAB.alpha_max must be in [0, 1], not {self.alpha_max!r}")
         if not self.eta >= 1:
@@ -89,33 +93,7 @@ class FAB:
         if not 0 < self.beta < 1:
             raise UserError(f"FAB.beta must be between 0 and 1, not {self.beta!r}")
 
-    def perturb(
-        self,
-        logits_fn: Callable,
-        image: tf.Tensor,
-        label: tf.Tensor,
-        seed: tf.Tensor,
-        epsilon: Any = None,
-    ) -> tf.Tensor:
-        """A misclassified image within epsilon, or the clean one if none was found.
-
-        An example ends with the first one found, which costs nothing: whether there is
-        one is all that an accuracy at epsilon asks for.
-
-        Args:
-          logits_fn: Images [b, h, w, c] to logits [b, k].
-          image: [b, h, w, c] in [0, 1].
-          label: [b] int32.
-          seed: [b, 2] int32; the example's stream of random draws.
-          epsilon: Radius, a scalar tensor or number, in place of the constructor's.
-
-        Returns:
-          [b, h, w, c] in [0, 1].
-
-        Raises:
-          UserError: No epsilon is given.
-        """
-        epsilon = settings.given(self, epsilon)
+    def _perturb(self, logits_fn, image, label, seed, epsilon):
         epsilon = tf.cast(epsilon, tf.float64)
         found, distance = self._search(logits_fn, image, label, seed, epsilon, epsilon)
         return lanes.select(distance <= epsilon, found, image)

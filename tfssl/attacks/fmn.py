@@ -9,7 +9,8 @@ from typing import Any
 import gin
 import tensorflow as tf
 
-from tfssl.attacks import lanes, settings
+from tfssl.attacks import lanes
+from tfssl.attacks.attack import Attack
 from tfssl.attacks.balls import L2
 from tfssl.attacks.goals import misclassified
 from tfssl.losses import classification
@@ -21,7 +22,7 @@ _FINAL_GAMMA = 0.001
 
 
 @gin.register(module="tfssl.attacks")
-class FMN:
+class FMN(Attack):
     """Looks for the nearest misclassified image, by a ball that grows and shrinks.
 
     Algorithm 1 of https://arxiv.org/abs/2102.12827, untargeted, started at the clean
@@ -41,6 +42,9 @@ class FMN:
     of 194 digits, whose pixels are mostly 0 or 1, 177 were never broken in l2 by 100
     steps, and all are by this rule.
 
+    `perturb` makes the search of `closest`, which ends with the first misclassified
+    image found within epsilon; where there is none, it returns the clean image.
+
     Args:
       ball: A ball of `tfssl.attacks.balls`: the norm to be small.
       steps: K, the number of gradients, each with one forward pass.
@@ -50,6 +54,9 @@ class FMN:
     Raises:
       UserError: A setting is out of range.
     """
+
+    # Of the class, for objects have it not among their settings: the caller gives it.
+    epsilon = None
 
     def __init__(
         self,
@@ -62,7 +69,7 @@ class FMN:
         self.steps = steps
         self.step_size = fraction(step_size)
         self.gamma = gamma
-        settings.check_counts(self, "steps")
+        self._check_counts("steps")
         if not self.step_size > 0:
             raise UserError("FMN.step_size must be positive, not 0")
         if not 0 < gamma < 1:
@@ -73,32 +80,13 @@ class FMN:
     ) -> tf.Tensor:
         """The nearest misclassified images found.
 
-        Args:
-          logits_fn: [b, h, w, c] to [b, k] float32.
-          image: [b, h, w, c] in [0, 1].
-          label: [b] int32.
-          seed: [b, 2] int32; not used.
-
-        Returns:
-          [b, h, w, c] in [0, 1]; the clean image where none was found, or where it is
-          misclassified itself.
+        Arguments as of `perturb`; `seed` is not used. Returns [b, h, w, c] in [0, 1]:
+        the clean image where none was found, or where it is misclassified itself.
         """
         del seed
         return self._search(logits_fn, image, label, 0.0)[0]
 
-    def perturb(
-        self,
-        logits_fn: Callable,
-        image: tf.Tensor,
-        label: tf.Tensor,
-        seed: tf.Tensor,
-        epsilon: Any,
-    ) -> tf.Tensor:
-        """The first misclassified images found within `epsilon`, or the clean ones.
-
-        Shapes as in `closest`; `epsilon` is a scalar in [0, 1] units. The search is
-        that of `closest` and ends early.
-        """
+    def _perturb(self, logits_fn, image, label, seed, epsilon):
         del seed
         found, distance = self._search(logits_fn, image, label, epsilon)
         return tf.where(distance <= epsilon, found, image)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import gin
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.attacks import lanes, settings
+from tfssl.attacks import lanes
+from tfssl.attacks.attack import Attack
 from tfssl.attacks.goals import misclassified
 from tfssl.types import UserError
 
 
 @gin.register(module="tfssl.attacks")
-class Noise:
+class Noise(Attack):
     """Noise of a given size, which knows nothing of the classifier.
+
+    Returned is the first noisy image that is misclassified, or else the last; the clean
+    image where that is misclassified already.
 
     Args:
       ball: A ball of `tfssl.attacks.balls`.
@@ -39,39 +42,14 @@ class Noise:
         kind: str = "uniform",
         draws: int = 1,
     ):
-        self.ball = ball
-        self.epsilon = settings.radius(ball, epsilon)
+        super().__init__(ball, epsilon)
         self.kind = kind
         self.draws = draws
         if kind not in ("uniform", "gaussian"):
             raise UserError(f"Noise.kind must be 'uniform' or 'gaussian', not {kind!r}")
-        settings.check_counts(self, "draws")
+        self._check_counts("draws")
 
-    def perturb(
-        self,
-        logits_fn: Callable,
-        image: tf.Tensor,
-        label: tf.Tensor,
-        seed: tf.Tensor,
-        epsilon: Any = None,
-    ) -> tf.Tensor:
-        """Adds noise to the images that are classified correctly.
-
-        Args:
-          logits_fn: Images [b, h, w, c] to logits [b, k].
-          image: [b, h, w, c] in [0, 1].
-          label: [b] int32.
-          seed: [b, 2] int32.
-          epsilon: Radius, a scalar tensor or number, in place of the constructor's.
-
-        Returns:
-          [b, h, w, c]: the first misclassified image or else the last; the clean image
-          where that is misclassified already.
-
-        Raises:
-          UserError: No epsilon is given.
-        """
-        epsilon = settings.given(self, epsilon)
+    def _perturb(self, logits_fn, image, label, seed, epsilon):
         state = {
             "clean": image,
             "image": image,

@@ -9,13 +9,14 @@ import gin
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.attacks import lanes, settings
+from tfssl.attacks import lanes
+from tfssl.attacks.attack import Attack
 from tfssl.attacks.goals import CrossEntropy
 from tfssl.types import LossFn, UserError, fraction
 
 
 @gin.register(module="tfssl.attacks")
-class PGD:
+class PGD(Attack):
     """Steepest ascent of a loss inside a ball, projected after each step.
 
     Madry 2018, eq. 2: x_{t+1} = Proj(x_t + step_size * steepest(gradient)). The
@@ -66,8 +67,7 @@ class PGD:
         noisy_centre: bool = False,
         goal: Callable | None = None,
     ):
-        self.ball = ball
-        self.epsilon = settings.radius(ball, epsilon)
+        super().__init__(ball, epsilon)
         self.steps = steps
         self.step_size = None if step_size is None else fraction(step_size)
         self.relative_step_size = (
@@ -82,7 +82,7 @@ class PGD:
         self._check()
 
     def _check(self) -> None:
-        settings.check_counts(self, "steps", "restarts")
+        self._check_counts("steps", "restarts")
         if self.step_size is not None and self.relative_step_size is not None:
             raise UserError("give PGD.step_size or PGD.relative_step_size, not both")
         if self.keep not in ("last", "best"):
@@ -119,8 +119,7 @@ class PGD:
         Returns:
           Perturbed inputs, of the structure of `inputs`, in [0, 1], without gradient.
         """
-        epsilon = settings.given(self, epsilon)
-        epsilon = tf.convert_to_tensor(epsilon, tf.float32)
+        epsilon = tf.convert_to_tensor(self._given(epsilon), tf.float32)
         clean = tf.nest.map_structure(tf.stop_gradient, inputs)
         seed = randomness.fold(seed, "start")
         # Synchronised BatchNorm may not talk to other replicas in a while_loop either.
@@ -137,25 +136,14 @@ class PGD:
         _, best, _ = _repeat(restart, state, self.restarts, unrolled)
         return tf.nest.map_structure(tf.stop_gradient, best)
 
-    def perturb(
-        self,
-        logits_fn: Callable,
-        image: tf.Tensor,
-        label: tf.Tensor,
-        seed: tf.Tensor,
-        epsilon: Any = None,
-    ) -> tf.Tensor:
-        """Attacks a classifier by this attack's goal; shapes as in `__call__`.
-
-        With keep='best' the attack on an example ends as soon as it has won.
-        """
+    def _perturb(self, logits_fn, image, label, seed, epsilon):
         if self.keep == "best":
             return self._search(logits_fn, image, label, seed, epsilon)
         return self(lambda x: self.goal(label, logits_fn(x)), image, seed, epsilon)
 
     def _search(self, logits_fn, image, label, seed, epsilon):
         """Like `__call__` with keep='best', but what has won leaves the batch."""
-        epsilon = tf.convert_to_tensor(settings.given(self, epsilon), tf.float32)
+        epsilon = tf.convert_to_tensor(epsilon, tf.float32)
         seed = randomness.fold(seed, "start")
         none = tf.zeros_like(label, tf.int32)
         centre, start = self._start(image, seed, epsilon)

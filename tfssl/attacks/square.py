@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import gin
@@ -11,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.attacks import lanes, settings
+from tfssl.attacks import lanes
+from tfssl.attacks.attack import Attack
 from tfssl.attacks.goals import misclassified
 from tfssl.losses import classification
 from tfssl.types import UserError, fraction
@@ -21,7 +21,7 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 @gin.register(module="tfssl.attacks")
-class Square:
+class Square(Attack):
     """Random search without gradients: changes square windows, keeps what helps.
 
     Algorithm 1 with the proposals of algorithm 2 (linf) or 3 (l2): a proposal replaces
@@ -30,6 +30,9 @@ class Square:
     is not rescaled to the number of queries (so in AutoAttack), and the halves of the
     l2 window have equal norms. The windows are drawn per image as in the paper; the
     code shares them in a batch and never reaches the last row and column.
+
+    Returned is the first misclassified image, with which an example ends, or else the
+    one with the smallest margin; the clean image where that is misclassified already.
 
     Args:
       ball: A ball of `tfssl.attacks.balls`, linf or l2.
@@ -51,41 +54,16 @@ class Square:
         queries: int = 5000,
         p_init: str | float = 0.8,
     ):
-        self.ball = ball
-        self.epsilon = settings.radius(ball, epsilon)
+        super().__init__(ball, epsilon)
         self.queries = queries
         self.p_init = fraction(p_init)
         if ball.name not in _PROPOSALS:
             raise UserError(f"Square knows the balls linf and l2, not {ball.name!r}")
-        settings.check_counts(self, "queries")
+        self._check_counts("queries")
         if not 0 < self.p_init <= 1:
             raise UserError(f"Square.p_init must be in (0, 1], not {p_init!r}")
 
-    def perturb(
-        self,
-        logits_fn: Callable,
-        image: tf.Tensor,
-        label: tf.Tensor,
-        seed: tf.Tensor,
-        epsilon: Any = None,
-    ) -> tf.Tensor:
-        """Attacks a classifier, each image until it is misclassified.
-
-        Args:
-          logits_fn: Images [b, h, w, c] to logits [b, k].
-          image: [b, h, w, c] in [0, 1].
-          label: [b] int32.
-          seed: [b, 2] int32.
-          epsilon: Radius, a scalar tensor or number, in place of the constructor's.
-
-        Returns:
-          [b, h, w, c]: the first misclassified image found or else the one with the
-          smallest margin; the clean image where that is misclassified already.
-
-        Raises:
-          UserError: No epsilon is given.
-        """
-        epsilon = settings.given(self, epsilon)
+    def _perturb(self, logits_fn, image, label, seed, epsilon):
         proposals = _PROPOSALS[self.ball.name](image.shape[1:], self.p_init)
         seed = randomness.fold(seed, "square")
 

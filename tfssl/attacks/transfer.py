@@ -70,15 +70,8 @@ class Transfer:
     ) -> tf.Tensor:
         """What the attack makes of the images against the substitute.
 
-        Args:
-          logits_fn: The model in question, [b, h, w, c] to [b, k]; only its k is used.
-          image: [b, h, w, c] in [0, 1].
-          label: [b] int32.
-          seed: [b, 2] int32.
-          epsilon: Radius, in [0, 1] units.
-
-        Returns:
-          [b, h, w, c] in [0, 1], at most `epsilon` away.
+        Arguments as of `Attack.perturb`; `logits_fn` is the model in question, of which
+        only k is used.
 
         Raises:
           UserError: The substitute is made for other images or another k.

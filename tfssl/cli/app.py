@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from logging import WARNING
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -31,40 +32,49 @@ def run(main: Callable[..., None], doc: str, arguments: bool = False) -> None:
       arguments: Whether the program takes arguments that are no flags.
     """
 
-    def checked(argv: list[str]) -> int:
+    def program(argv: list[str]) -> None:
         logging.set_verbosity(logging.INFO)
         logging.get_absl_handler().addFilter(_worth_saying)
-        try:
-            if arguments:
-                main(argv[1:])
-            elif len(argv) > 1:
-                raise UserError(f"unexpected argument {argv[1]}; see --help")
-            else:
-                main()
-        except UserError as error:
-            # Gin appends lines that say which call the error came from.
-            print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-            return 1
-        except BrokenPipeError:
-            # The reader, such as `head`, has seen enough. What is still buffered must
-            # go somewhere when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        except OSError as error:  # A full disk, a folder that may not be written.
-            print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from here", file=sys.stderr)
-            return 130
-        return 0
+        if arguments:
+            main(argv[1:])
+        elif len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]}; see --help")
+        else:
+            main()
 
-    if {"-h", "-help", "--help"} & set(sys.argv[1:]):
-        # Absl's own names no flags and exits with 1.
+    def help_text() -> None:
         print(doc)
         for module in (__name__, main.__module__):
             print(flags.FLAGS.module_help(module))
-        sys.exit(0)
-    app.run(checked)
+
+    if {"-h", "-help", "--help"} & set(sys.argv[1:]):
+        # Absl's own names no flags and exits with 1.
+        sys.exit(_exit_code(help_text))
+    app.run(lambda argv: _exit_code(program, argv))
+
+
+def _exit_code(program: Callable[..., None], *arguments: Any) -> int:
+    """Calls a program and says in one line what went wrong, if anything."""
+    try:
+        program(*arguments)
+        # Here, for what Python says of a pipe at its very end cannot be caught.
+        sys.stdout.flush()
+    except UserError as error:
+        # Gin appends lines that say which call the error came from.
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. What is still buffered must go
+        # somewhere when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # A full disk, a folder that may not be written.
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
 
 
 def _worth_saying(record) -> bool:

@@ -73,7 +73,6 @@ def main() -> None:
         norm = manifest.read(run_dir).get("norm") or "linf"
         gin_files.append(f"evaluation/pgd20_{norm}.gin")
     config.parse(gin_files, app.GIN_PARAM.value)
-    app.make_folder(run_dir / "results")
     rows = evaluate(run_dir, model)
     with files.replacing(run_dir / "results" / "config.gin") as path:
         path.write_text(config.text())

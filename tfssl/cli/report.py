@@ -18,10 +18,11 @@ and with --baseline NAME, the name of the run to compare with,
 
 "45.2 ± 0.3" is mean and sample standard deviation over seeds, "45.2 [43.1, 47.3]" one
 seed with its 95 % interval over the examples. A dash is what was not measured, or not
-comparably; below the table stands why. A letter at a number means that the evaluation
-found reasons to doubt it: they stand below the table, in CSV files their names are in
-the column "marks", and the run's curve has hollow markers. The same results give the
-same files, byte for byte.
+comparably; below the table stands why. A run that has no number at all in a table is
+left out of it and of its curves. A letter at a number means that the evaluation found
+reasons to doubt it: they stand below the table, in CSV files their names are in the
+column "marks", and the run's curve has hollow markers. The same results give the same
+files, byte for byte.
 
 Examples:
 

@@ -44,9 +44,13 @@ class Journal:
         logging.info("going on after %d examples of %s", len(found["id"]), self._path)
         return found
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write it."""
+        return time.monotonic() - self._written >= SECONDS
+
     def write(self, arrays: dict[str, np.ndarray]) -> None:
-        """Replaces the file if it is time to."""
-        if time.monotonic() - self._written >= SECONDS:
-            with files.replacing(self._path) as path:
-                np.savez(path, key=np.array(self._key), **arrays)
-            self._written = time.monotonic()
+        """Replaces the file."""
+        with files.replacing(self._path) as path:
+            np.savez(path, key=np.array(self._key), **arrays)
+        self._written = time.monotonic()

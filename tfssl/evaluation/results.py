@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,16 +109,14 @@ def read_cell(
         logging.warning("%s is damaged; measuring it again", path)
         return None
     if found_key != key(settings):
-        names = found_settings.keys() | settings.keys()
-        differing = sorted(
-            name for name in names if found_settings.get(name) != settings.get(name)
-        )
+        differing = list(_differences(found_settings, settings))
         if not differing:
             logging.warning("%s is damaged; measuring it again", path)
             return None
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise UserError(
-            f"{path} was measured with another {', '.join(differing)}: choose another"
-            f" --run_dir, or delete {folder} to measure anew"
+            f"{path} was measured with another {', '.join(differing[:4])}{more}: choose"
+            f" another --run_dir, or delete {folder} to measure anew"
         )
     try:
         with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
@@ -136,6 +134,24 @@ def read_cell(
         logging.warning("%s.npz is damaged; measuring it again", folder / name)
         return None
     return row, outcome
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """Where described settings differ: 'attack.steps (20, now 50)', by name."""
+    if isinstance(found, list) and isinstance(wanted, list):
+        found, wanted = (dict(enumerate(each)) for each in (found, wanted))
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for part in sorted(found.keys() | wanted.keys()):
+            inside = f"{name}.{part}" if name else str(part)
+            yield from _differences(found.get(part), wanted.get(part), inside)
+    elif found != wanted:
+        yield f"{name} ({_short(found)}, now {_short(wanted)})"
+
+
+def _short(value: Any) -> str:
+    """A setting in a message: enough of a hash to tell it from another."""
+    text = str(value)
+    return text if len(text) <= 50 else f"{text[:12]}..."
 
 
 def read_marks(folder: Path) -> dict[str, dict[str, Any]]:

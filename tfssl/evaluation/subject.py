@@ -143,7 +143,7 @@ class Subject:
             part = {k: v.numpy() for k, v in run(batch, *arguments).items()}
             real = part["id"] >= 0
             parts.append({k: v[real] for k, v in part.items()})
-            if journal:
+            if journal and journal.due:
                 journal.write(_joined(parts))
         found = _joined(parts)
         order = np.argsort(found["id"])

@@ -87,8 +87,6 @@ def _difference(
     Raises:
       GapError: Nothing to pair, or the two were measured on different examples.
     """
-    if not measured.get(run):
-        raise summaries.GapError("not measured")
     seeds = sorted(measured[run].keys() & measured.get(baseline, {}).keys())
     if not seeds:
         raise summaries.GapError(f"no seed in common with {baseline}")

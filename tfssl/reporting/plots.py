@@ -23,13 +23,14 @@ DASHES = ["-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1))]
 def save(summary: Summary, path: Path) -> None:
     """Writes a PNG of 5.5 inches width; the same summary gives the same bytes."""
     # No pyplot: it keeps global state, and looks for a screen.
-    columns = 2 if max(len(_name(summary, run)) for run in summary.runs) < 28 else 1
-    height = 3.6 + 0.18 * math.ceil(len(summary.runs) / columns)
+    columns = 2 if max(len(_name(summary, run)) for run in summary.listed) < 28 else 1
+    height = 3.6 + 0.18 * math.ceil(len(summary.listed) / columns)
     figure = Figure(figsize=(5.5, height), dpi=200, layout="constrained")
     axes = figure.add_subplot()
     unit = 255 if summary.in_255ths else 1
     for index, run in enumerate(summary.runs):
-        _curve(axes, summary, run, index, unit)
+        if run in summary.listed:
+            _curve(axes, summary, run, index, unit)
     for epsilon in summary.epsilons_train:
         axes.axvline(epsilon * unit, color="0.35", linestyle="--", linewidth=1)
         axes.annotate(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+from absl import logging
 
 from tfssl.reporting import differences, plots, rows, summaries, tables
 
@@ -31,6 +34,8 @@ def write(
     if baseline:
         kinds["differences"] = differences.differences(measured, baseline)
 
+    _name_left_out([summary for found in kinds.values() for summary in found])
+
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "rows.csv", rows.to_csv(measured))
@@ -46,9 +51,19 @@ def write(
             _write(out / f"{kind}.{ending}", page)
         for summary in found:
             # A single strength makes no curve.
-            if len(summary.strengths) > 1 and summary.runs:
+            if len(summary.strengths) > 1 and summary.listed:
                 plots.save(summary, out / _picture(kind, summary))
     return "\n".join(text)
+
+
+def _name_left_out(found: Sequence[summaries.Summary]) -> None:
+    """Logs which runs have no number in how many of the tables."""
+    counts = Counter(
+        run for summary in found for run in summary.runs if run not in summary.listed
+    )
+    if counts:
+        names = [f"{run} ({n} of {len(found)} tables)" for run, n in counts.items()]
+        logging.info("left out where they have no number: %s", ", ".join(names))
 
 
 def _write(path: Path, text: str) -> None:

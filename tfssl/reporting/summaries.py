@@ -54,10 +54,12 @@ class Summary:
 
     Attributes:
       dataset, split, evaluator, perturbation, metric: What was measured.
-      runs: Names, in the order of the rows.
+      runs: Names, in order: all that have any number on the data set's split, so that
+        a run's place, and with it its colour, is that of the other summaries.
       columns: Strengths, ascending, or names of parts, in order.
       estimates: By (run, column). What is missing is not there ...
-      gaps: ... and this says why: {(run, reason): columns}.
+      gaps: ... and this says why: {(run, reason): columns}. Of runs that were not
+        measured in any column there is nothing to say.
       epsilons_train: The epsilons that the runs were trained with, ascending.
       unlike: Settings, the model aside, that differ within a column: the numbers were
         not measured alike.
@@ -78,6 +80,11 @@ class Summary:
     unlike: list[str]
     strength: float | None = None
     baseline: str | None = None
+
+    @property
+    def listed(self) -> list[str]:
+        """The runs that have an estimate: the rows of the table, in order."""
+        return [run for run in self.runs if self._known(run)]
 
     @property
     def title(self) -> str:
@@ -115,8 +122,8 @@ class Summary:
         return f"{strength:.4g}"
 
     def seeds(self, run: str) -> int:
-        """Number of seeds behind the estimates of a run; 0 if it has none."""
-        return max((estimate.seeds for estimate in self._known(run)), default=0)
+        """Number of seeds behind the estimates of a run, one of `listed`."""
+        return max(estimate.seeds for estimate in self._known(run))
 
     def doubtful(self, run: str) -> bool:
         """Whether any estimate of a run has a mark."""
@@ -134,7 +141,7 @@ def mean_over_seeds(measured: Measured, run: str, column: Column) -> Estimate:
       GapError: A seed was not measured in this column, though others or other
         columns were, or seeds were measured on unequal numbers of examples.
     """
-    rows = complete(measured, run, sorted(measured.get(run, {})), column)
+    rows = complete(measured, run, sorted(measured[run]), column)
     if len({row.n for row in rows}) > 1:
         raise GapError("seeds were measured on different numbers of examples")
     if len(rows) == 1:
@@ -178,10 +185,8 @@ def summarise(
 ) -> list[Summary]:
     """The summaries of each (data set, split, evaluator, perturbation), by name.
 
-    One per metric, except for metrics that are parts of one whole, see `pages`.
-
-    Every run that has any row on the data set's split is listed in all its summaries,
-    so that what was not measured shows as a gap.
+    One per metric, except for metrics that are parts of one whole, see `pages`; none
+    where only the baseline was measured.
 
     Args:
       rows: As from `rows.read`.
@@ -207,10 +212,11 @@ def summarise(
                 baseline=baseline,
             )
             measured = _measured(page)
-            for run in summary.runs:
+            for run in filter(measured.__contains__, summary.runs):
                 for column in summary.columns:
                     _enter(summary, measured, run, column, estimate)
-            summaries.append(summary)
+            if summary.estimates or summary.gaps:
+                summaries.append(summary)
     return summaries
 
 

@@ -82,7 +82,7 @@ def table(summary: Summary) -> Table:
     """
     with_crossing = bool(summary.baseline) and len(summary.strengths) > 1
     rows, doubts, found = [], {}, []
-    for row, run in enumerate(summary.runs):
+    for row, run in enumerate(summary.listed):
         estimates = [summary.estimates.get((run, c)) for c in summary.columns]
         known = [estimate for estimate in estimates if estimate]
         found += [(estimate.marks, estimate.seeds) for estimate in known]
@@ -94,7 +94,7 @@ def table(summary: Summary) -> Table:
         for column, reasons in enumerate(marked, start=2):
             if reasons:
                 doubts[row, column] = sorted({mark.name for mark in reasons})
-        rows.append([run, str(summary.seeds(run) or GAP)] + cells)
+        rows.append([run, str(summary.seeds(run))] + cells)
     header = ["run", "seeds"] + [summary.label(c) for c in summary.columns]
     return Table(
         title=summary.title + (" (percentage points)" if summary.baseline else " (%)"),
