@@ -52,6 +52,8 @@ def completed(file):
         return [file]
     if file == "runs/evaluate.gin":
         return [*others, file, "evaluation/clean.gin"]
+    if file == "terms/acl.gin":  # Brings its objective, and wants views.
+        return [*list((PARTS | {"terms": file}).values()), "views/acl.gin"]
     if folder in PARTS and folder != "objectives":
         return list((PARTS | {folder: file}).values())
     return [*others, file]
@@ -73,6 +75,8 @@ def parse(file, *more, encoder="encoder.keras"):
     params = [] if file in RUNS else ["NAME='test'"]
     if file in PROTOCOLS or file == "models/pretrained.gin":
         params.append(f"PRETRAINED='{encoder}'")
+    if "objectives/deacl.gin" in (file, *more):
+        params.append(f"DEACL_TEACHER='{encoder}'")
     config.parse([*completed(file), *more], params)
 
 
@@ -116,8 +120,20 @@ def test_a_protocol_uses_what_it_binds(file, tmp_path):
 
 @pytest.mark.parametrize("file", [*RUNS, *OTHER_TERMS, *OTHER_OPTIMIZERS])
 def test_two_steps(file, tmp_path):
-    (tmp_path / "shrink.gin").write_text(SHRINK)
+    shrink = SHRINK
+    if "warmup_epochs" in (GIN / file).read_text():
+        shrink += "cosine.warmup_epochs = 0\n"
+    (tmp_path / "shrink.gin").write_text(shrink)
     parse(file, tmp_path / "shrink.gin")
+    two_steps(tmp_path)
+
+
+def test_deacl_takes_two_steps_after_its_teacher(tmp_path):
+    teacher = tmp_path / "teacher.keras"
+    resnet((8, 8, 1), (1,), width=2).save(teacher)
+    (tmp_path / "shrink.gin").write_text(SHRINK)
+    files = ["objectives/deacl.gin", "attacks/pgd_linf.gin", tmp_path / "shrink.gin"]
+    parse("terms/deacl.gin", *files, encoder=teacher)
     two_steps(tmp_path)
 
 
