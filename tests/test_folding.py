@@ -79,6 +79,7 @@ def test_folding_draws_no_random_numbers():
     for fold in (True, False):
         keras.utils.set_random_seed(0)
         network = resnet((8, 8, 3), (1,), width=4)
+        network = keras.Model(network.input, keras.layers.Dense(2)(network.output))
         if fold:
             Folded(network)
         values.append(keras.layers.Dense(3)(tf.ones([1, 2])).numpy())
@@ -129,6 +130,8 @@ def test_what_fits():
     assert not fits(*known, kind=_Twice)
     for stranger in (
         keras.layers.Conv2D(3, 1, activation=lambda x: x + 1),
+        keras.layers.Conv2D(3, 1, activation=keras.layers.PReLU(shared_axes=[1, 2])),
+        keras.layers.Conv2D(3, 1, dtype="mixed_bfloat16"),
         keras.layers.Lambda(lambda x: x + 1),
         keras.layers.Dropout(0.5),
         keras.layers.SpectralNormalization(keras.layers.Conv2D(3, 1)),

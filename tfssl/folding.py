@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,29 +58,36 @@ class Folded:
         def clone(layer):
             config = layer.get_config()
             if layer.name in self._pairs:
-                # Zeros draw no random numbers: later layers get those they would have.
                 config |= {"use_bias": True, "kernel_initializer": "zeros"}
             return type(layer).from_config(config)
 
         def call(layer, x, *args, **kwargs):
             return x if layer.name in gone else layer(x, *args, **kwargs)
 
-        # Only its structure is used; its own weights stay at their initial values.
-        self._twin = keras.models.clone_model(
-            network, clone_function=clone, call_function=call
-        )
+        # Only its structure is used; its own weights stay at their initial values, for
+        # which nothing may be drawn that others are to draw after it.
+        state = random.getstate()
+        try:
+            self._twin = keras.models.clone_model(
+                network, clone_function=clone, call_function=call
+            )
+        finally:
+            random.setstate(state)
 
     @classmethod
     def fits(cls, network: keras.Model) -> bool:
         """Whether a model of whatever origin is one that can be folded.
 
         Only layers count whose configuration and weights are all that they are: others
-        would be copied wrong without a word.
+        would be copied wrong without a word. And only float32: in shorter floats the
+        two round so differently that an attack on one is weak against the other.
         """
-        functional = type(keras.Model(network.inputs, network.outputs))
-        return type(network) is functional and all(
+        # The class of functional models has no public name.
+        return type(network).__name__ == "Functional" and all(
             isinstance(operation, keras.layers.Layer)
             and type(operation) in (_WEIGHTED if operation.weights else _STATELESS)
+            and operation.dtype_policy.name == "float32"
+            and not getattr(operation, "lora_enabled", False)
             and _is_stock(getattr(operation, "activation", None))
             for operation in network.operations
         )
@@ -153,7 +161,9 @@ def _is_norm(layer: keras.Layer) -> bool:
 
 
 def _is_stock(activation: Callable | None) -> bool:
-    return activation is None or activation.__module__.startswith("keras.")
+    """Whether it is a function of Keras; a layer would have weights of its own."""
+    name = getattr(activation, "__name__", "")
+    return activation is None or getattr(keras.activations, name, None) is activation
 
 
 def _fold(conv, norm) -> tuple[tf.Tensor, tf.Tensor]:

@@ -46,9 +46,15 @@ class Forward(Protocol):
 
     The same tensor is never passed twice: results are remembered per tensor, so that
     terms that look at the same images share one pass.
+
+    Attributes:
+      training: Mode of BatchNorm.
+      notes: What an objective sees on the way and is worth logging, by its name its
+        embeddings [b, d]. Not kept on the objective, which replicas share.
     """
 
     training: bool
+    notes: dict[str, tf.Tensor]
 
     def features(self, image: tf.Tensor) -> tf.Tensor:
         """Images [..., h, w, c] to backbone features [..., d]."""

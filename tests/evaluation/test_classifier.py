@@ -74,3 +74,26 @@ def test_what_attacks_get_is_the_same_function(kind):
         np.testing.assert_allclose(run(), classifier.logits(image), atol=1e-5)
     assert (classifier._folded is None) == (kind == "unknown")
     assert classifier.search() is classifier.search()
+
+
+def test_a_model_that_cannot_be_copied_is_attacked_as_it_is():
+    inputs = keras.Input((6, 6, 2))
+    conv = keras.layers.Conv2D(3, 3, kernel_regularizer=lambda w: 0.0 * w)
+    x = keras.layers.BatchNormalization()(conv(inputs))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    image = tf.random.stateless_uniform([2, 6, 6, 2], [1, 2])
+    classifier = Classifier(model)
+    got = tf.function(lambda: classifier.search()(image))()
+    np.testing.assert_allclose(got, model(image), atol=1e-6)
+
+
+def test_shorter_floats_are_attacked_as_they_are():
+    """Folded, bfloat16 rounds otherwise, and what PGD finds at the boundary is lost."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        inputs = keras.Input((6, 6, 2))
+        x = keras.layers.BatchNormalization()(keras.layers.Conv2D(3, 3)(inputs))
+        model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert Classifier(model)._folded is None

@@ -79,9 +79,9 @@ METHODS = {
     "simsiam": lambda: ([Term(SimSiam((8, 8), 4))], {}),
     "byol": lambda: ([Term(BYOL(8, 4, 0.9))], {}),
     "barlow_twins": lambda: ([Term(BarlowTwins((8, 4)))], {}),
-    "vicreg": lambda: ([Term(VICReg((8, 4)))], {}),
+    "vicreg": lambda: ([Term(VICReg((8, 4)), 0.01)], {}),
     "moco_v2": lambda: ([Term(MoCoV2(8, 4, queue=20, symmetric=True))], {}),
-    "moco_v3": lambda: ([Term(MoCoV3(8, 4))], {}),
+    "moco_v3": lambda: ([Term(MoCoV3(8, 4), 0.1)], {}),
     "swav": lambda: ([Term(SwAV(8, 4, 6, queue=12, queue_from=0.5))], {}),
     "dino": lambda: ([Term(DINO(8, 4, 6, warmup_teacher_temperature=0.02))], {}),
     "adversarial_simclr": lambda: (

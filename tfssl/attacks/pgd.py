@@ -192,7 +192,7 @@ class PGD(Attack):
                 "active": (score[:, 0] < 1) & (run < self.restarts),
             }
 
-        return lanes.run(step, state, ["best"])["best"]
+        return tf.stop_gradient(lanes.run(step, state, ["best"])["best"])
 
     def _start(self, clean, seed, epsilon):
         """The centre of the ball, and where a run starts."""

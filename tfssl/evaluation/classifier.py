@@ -102,4 +102,7 @@ def _folded(model: keras.Model) -> Folded | None:
         return None
     if type(model) is keras.Sequential:
         model = keras.Model(model.inputs, model.outputs)
-    return Folded(model) if Folded.fits(model) else None
+    try:
+        return Folded(model) if Folded.fits(model) else None
+    except Exception:  # A foreign model can fail in any way, and need not be folded.
+        return None

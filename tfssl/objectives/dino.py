@@ -111,15 +111,15 @@ class DINO(MultiCropObjective):
             self.student_temperature,
             temperature,
         )
+        forward.notes["dino/teacher"] = (teachers - self.centre) / temperature
         if forward.training:
-            self._logits = (teachers - self.centre) / temperature
             mean = tf.reduce_mean(distribute.gather(teachers), [0, 1])
             self.centre.assign_add((1 - self.centre_momentum) * (mean - self.centre))
         return loss
 
-    def statistics(self) -> dict[str, tf.Tensor]:
+    def statistics(self, forward: types.Forward) -> dict[str, tf.Tensor]:
         """The entropy of the teacher, in [0, 1]; both ends are kinds of collapse."""
-        log = tf.nn.log_softmax(self._logits)
+        log = tf.nn.log_softmax(forward.notes["dino/teacher"])
         entropy = -tf.reduce_sum(tf.exp(log) * log, axis=-1) / math.log(self.out)
         return {"teacher_entropy": tf.reduce_mean(entropy, axis=-1)}
 

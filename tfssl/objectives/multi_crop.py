@@ -29,7 +29,7 @@ class MultiCropObjective(ViewObjective):
 
         The crops of one size pass as one batch, as in the authors' code.
         """
-        # The global ones last: they are what is watched.
+        # The global ones last: it is they whose embeddings are noted.
         outputs = [self.together(forward, group) for group in reversed(views)][::-1]
         flat = [
             tf.nest.map_structure(lambda x, i=i: x[:, i], group)

@@ -23,8 +23,6 @@ class Objective:
       gathers: Whether its loss reads the batches of other replicas.
       head: A model on features [n, d], or None. Set by `build`. It may have several
         outputs, such as a projection and a prediction of it.
-      watched: Embeddings [b, d] of the last training pass, to see whether they
-        collapse; None if there is nothing to see. Set by `loss`.
       state: Variables that no optimizer trains: a teacher, a queue, a centre. They are
         checkpointed, and equal on all replicas.
     """
@@ -34,7 +32,6 @@ class Objective:
     pipeline_views: bool = False
     gathers: bool = False
     head: keras.Model | None
-    watched: tf.Tensor | None = None
     state: Sequence[tf.Variable] = ()
 
     def build(self, features: int, num_classes: int) -> None:
@@ -92,8 +89,8 @@ class Objective:
         """[b] in [0, 1], for the log; None where there is no right answer."""
         return None
 
-    def statistics(self) -> dict[str, tf.Tensor]:
-        """Further numbers [b] for the log, after `loss`, by name."""
+    def statistics(self, forward: types.Forward) -> dict[str, tf.Tensor]:
+        """Further numbers [b] for the log, by name, after the loss of a forward."""
         return {}
 
     def after_step(self, progress: tf.Tensor) -> None:

@@ -47,8 +47,7 @@ class ViewObjective(Objective):
             lambda x: tf.reshape(x, [-1, views.shape[1], x.shape[-1]]),
             self.head(flat, training=forward.training),
         )
-        if forward.training:
-            self.watched = tf.nest.flatten(outputs)[0][:, 0]
+        forward.notes[self.name] = tf.nest.flatten(outputs)[0][:, 0]
         return outputs
 
     def apart(self, forward: types.Forward, views: tf.Tensor) -> list:
@@ -60,6 +59,5 @@ class ViewObjective(Objective):
             self.head(forward.features(view), training=forward.training)
             for view in tf.unstack(views, axis=1)
         ]
-        if forward.training:
-            self.watched = tf.nest.flatten(outputs)[0]
+        forward.notes[self.name] = tf.nest.flatten(outputs)[0]
         return outputs

@@ -24,6 +24,7 @@ class Passes:
         training: bool,
     ):
         self.training = training
+        self.notes: dict[str, tf.Tensor] = {}
         self._backbone = backbone
         self._classifier = classifier
         self._features: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
@@ -70,6 +71,7 @@ class Detached:
 
     def __init__(self, passes: Passes):
         self.training = passes.training
+        self.notes: dict[str, tf.Tensor] = {}
         self._passes = passes
 
     def features(self, image: tf.Tensor) -> tf.Tensor:

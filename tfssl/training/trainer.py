@@ -142,10 +142,11 @@ class Trainer(keras.Model):
                 accuracy = objective.accuracy(forward, views[name], batch)
                 if accuracy is not None:
                     logs[f"accuracy/{name}"] = distribute.mean(accuracy)
-                for key, value in objective.statistics().items():
+                for key, value in objective.statistics(forward).items():
                     logs[f"{key}/{name}"] = distribute.mean(value)
-                if objective.watched is not None:
-                    everyone = tf.stop_gradient(distribute.gather(objective.watched))
+                if objective.name in forward.notes:
+                    embeddings = forward.notes[objective.name]
+                    everyone = tf.stop_gradient(distribute.gather(embeddings))
                     for watch in (collapse.spread, collapse.effective_rank):
                         share = watch(everyone) / distribute.replicas()
                         logs[f"{watch.__name__}/{name}"] = share
