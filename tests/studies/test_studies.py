@@ -126,7 +126,7 @@ def pair(tmp_path):
 def test_an_evaluation_needs_its_training(pair):
     train, evaluate = pair()
     assert evaluate.needs == [train.name]
-    assert train.needs == ()
+    assert not train.needs
     assert train.log.parent == evaluate.log.parent
     assert train.log != evaluate.log
 
@@ -189,3 +189,23 @@ def test_a_report_for_each_baseline(tmp_path, monkeypatch):
     asked.clear()
     study.write_report(Scale(rows[:2], "e.gin"), 1, tmp_path)
     assert asked == [(["a-seed0", "a_x-seed0"], tmp_path / "report", "a")]
+
+
+def test_a_variant_starts_from_the_model_of_another(tmp_path):
+    scale = Scale(
+        variants=[
+            Variant("first", "first", ["a.gin"], evaluation="evaluation/probes.gin"),
+            Variant("second", "second", ["b.gin"], start="first"),
+        ],
+        evaluation="evaluation/pgd20_linf.gin",
+        evaluation_params=["x=1"],
+    )
+    first, probe, second, evaluate = study.nodes(scale, 1, tmp_path)
+    assert second.needs == [first.name]
+    model = tmp_path / "first-seed0" / "model.keras"
+    assert f"PRETRAINED='{model}'" in second.command
+    assert not any("PRETRAINED" in part for part in first.command)
+    assert "evaluation/probes.gin" in probe.command
+    assert "x=1" not in probe.command
+    assert "evaluation/pgd20_linf.gin" in evaluate.command
+    assert "x=1" in evaluate.command
