@@ -78,6 +78,20 @@ def gather(x: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(context.all_gather(x, axis=0), [None, *x.shape[1:]])
 
 
+def state(value: tf.Tensor, name: str) -> tf.Variable:
+    """A variable that no optimizer trains, and that replicas may assign.
+
+    They must assign equal values: that of the first counts.
+    """
+    return tf.Variable(
+        value,
+        trainable=False,
+        name=name,
+        # Without this no replica may assign it.
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
+
+
 def add(strategy_: tf.distribute.Strategy, value):
     """Sums a per-replica result (a nest of scalars) over replicas, outside of them."""
     return tf.nest.map_structure(

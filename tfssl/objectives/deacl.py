@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 
 import gin
-import keras
 import tensorflow as tf
 
-from tfssl import types
+from tfssl import saved, types
 from tfssl.losses import distillation, similarity
 from tfssl.objectives.objective import Objective
 
@@ -23,7 +22,7 @@ class DeACL(Objective):
     without attacks, such as a SimCLR run.
 
     Args:
-      teacher: Path of its `model.keras`.
+      teacher: Path of its `model.keras`; of a classifier the head is left out.
       robustness: Weight of the second part.
 
     Raises:
@@ -40,7 +39,7 @@ class DeACL(Objective):
 
     def build(self, features: int, num_classes: int) -> None:
         self.head = None
-        network = keras.saving.load_model(self.teacher, compile=False, safe_mode=True)
+        network = saved.features(saved.load(self.teacher), self.teacher)
         network.trainable = False
         if network.output_shape[-1] != features:
             raise types.UserError(

@@ -80,13 +80,7 @@ class DINO(MultiCropObjective):
             self.out, weight_norm=True, name=f"{self.name}_outputs"
         )
         self.head = keras.Model(inputs, [x, self.outputs(x)], name=f"{self.name}_head")
-        self.centre = tf.Variable(
-            tf.zeros([self.out]),
-            trainable=False,
-            name=f"{self.name}/centre",
-            # Replicas hold equal values; without this none may assign them.
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
+        self.centre = distribute.state(tf.zeros([self.out]), f"{self.name}/centre")
 
     def follow(self, backbone: keras.Model) -> None:
         self.teacher = Teacher(backbone, self.head)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfssl import types
+from tfssl import distribute, types
 
 
 class Queue:
@@ -29,18 +29,10 @@ class Queue:
             raise types.UserError(f"{name}: the queue's size must be positive")
         self._size = size
         start = tf.random.stateless_normal([size, width], [0, 0])
-        self._rows = self._variable(tf.math.l2_normalize(start, -1), f"{name}/queue")
-        self._next = self._variable(tf.zeros([], tf.int64), f"{name}/queue_next")
+        start = tf.math.l2_normalize(start, axis=-1)
+        self._rows = distribute.state(start, f"{name}/queue")
+        self._next = distribute.state(tf.zeros([], tf.int64), f"{name}/queue_next")
         self.variables = [self._rows, self._next]
-
-    def _variable(self, value: tf.Tensor, name: str) -> tf.Variable:
-        return tf.Variable(
-            value,
-            trainable=False,
-            name=name,
-            # Replicas hold equal values; without this none may assign them.
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
 
     def read(self) -> tf.Tensor:
         """[m, d], in no particular order."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from tfssl import distribute
+
 
 class Teacher:
     """The momentum encoder of MoCo, BYOL and DINO.
@@ -56,13 +58,4 @@ class Teacher:
 
 
 def _copies(variables: Sequence[keras.Variable]) -> list[tf.Variable]:
-    return [
-        tf.Variable(
-            v.value,
-            trainable=False,
-            name=f"teacher/{v.path}",
-            # Replicas hold equal values; without this none may assign them.
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
-        for v in variables
-    ]
+    return [distribute.state(v.value, f"teacher/{v.path}") for v in variables]

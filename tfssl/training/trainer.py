@@ -86,14 +86,7 @@ class Trainer(keras.Model):
         self._folded = Folded(backbone) if attack is not None else None
         if ema_decay is not None:
             self.averages = [
-                tf.Variable(
-                    v.value,
-                    trainable=False,
-                    name=f"average/{v.path}",
-                    # Replicas hold equal values; without this none may assign them.
-                    aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-                )
-                for v in self._averaged()
+                distribute.state(v.value, f"average/{v.path}") for v in self._averaged()
             ]
         self.built = True
 
