@@ -12,6 +12,7 @@ import gin
 import keras
 import tensorflow as tf
 
+from tfssl import saved
 from tfssl.types import UserError
 
 
@@ -21,7 +22,8 @@ class Transfer:
 
     https://arxiv.org/abs/1605.07277: the attacker has a substitute and sees neither
     weights nor outputs of the model in question. An attack that stops as soon as it has
-    won has won against the substitute only, and hardly so: PGD transfers better.
+    won has won against the substitute only, and hardly so: PGD with keep='last' goes on
+    and transfers better.
 
     Args:
       model: The substitute, a `.keras` file from one image in [0, 1] to logits.
@@ -37,12 +39,10 @@ class Transfer:
     def __init__(self, model: str | os.PathLike, attack: Any):
         self.model = os.fspath(model)
         self.attack = attack
-        if not os.path.isfile(self.model):
-            raise UserError(f"no model file {self.model}")
-        self.sha256 = hashlib.sha256(Path(self.model).read_bytes()).hexdigest()
         # Here rather than at the first attack, which is traced on a replica, where no
         # variables can be made. Replicas read variables from outside of their scope.
         self._substitute = _load(self.model)
+        self.sha256 = hashlib.sha256(Path(self.model).read_bytes()).hexdigest()
 
         def logits(image: tf.Tensor) -> tf.Tensor:
             return tf.cast(self._substitute(image, training=False), tf.float32)
@@ -93,11 +93,7 @@ class Transfer:
 
 
 def _load(path: str) -> keras.Model:
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # A foreign file can fail in any way.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is no Keras model that loads: {reason}") from error
+    model = saved.load(path)
     inputs = getattr(model, "inputs", None) or []
     outputs = getattr(model, "outputs", None) or []
     if len(inputs) != 1 or len(outputs) != 1 or len(outputs[0].shape) != 2:

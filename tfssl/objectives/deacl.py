@@ -24,9 +24,6 @@ class DeACL(Objective):
     Args:
       teacher: Path of its `model.keras`; of a classifier the head is left out.
       robustness: Weight of the second part.
-
-    Raises:
-      UserError: There is no such model.
     """
 
     name = "deacl"
@@ -34,8 +31,6 @@ class DeACL(Objective):
     def __init__(self, teacher: str | os.PathLike, robustness: float = 2.0):
         self.teacher = os.fspath(teacher)
         self.robustness = types.positive("DeACL.robustness", robustness)
-        if not os.path.isfile(self.teacher):
-            raise types.UserError(f"DeACL.teacher: no model file {self.teacher}")
 
     def build(self, features: int, num_classes: int) -> None:
         self.head = None
