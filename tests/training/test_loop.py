@@ -319,7 +319,7 @@ def test_manifest_says_what_was_run(train, tmp_path, dataset):
             },
             "at least validate_every",
         ),
-        ({"epochs": 0}, "epochs must be"),
+        ({"epochs": -1}, "epochs must be"),
         ({"epochs": 1.5}, "epochs must be"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"seed": "a"}, "seed must be"),

@@ -74,7 +74,7 @@ def train(
       learning_rate_batch: The batch that `learning_rate` is for: it is multiplied by
         batch_size over this (Goyal 2017, "Accurate, large minibatch SGD", and all
         recipes of self-supervised learning); None: it is for any batch.
-      epochs: Passes over the training split.
+      epochs: Passes over the training split; 0 exports the weights as initialised.
       batch_size: Examples per step, over all replicas.
       seed: Determines weights, order, augmentation and attacks.
       attack: Finds the adversarial examples that terms name.
@@ -108,7 +108,7 @@ def train(
     _check(name, learning_rate, validation, validate_every, select, patience)
     for key, value, low in (
         ("seed", seed, 0),
-        ("epochs", epochs, 1),
+        ("epochs", epochs, 0),
         ("batch_size", batch_size, 1),
         ("validate_every", validate_every, 1),
         ("log_every", log_every or 1, 1),
@@ -142,7 +142,9 @@ def train(
         model = trainer(
             backbone(dataset.image_shape), dataset.num_classes, terms, attack
         )
-        rate = schedule(learning_rate, last_step, steps_per_epoch)
+        rate = learning_rate
+        if epochs:
+            rate = schedule(learning_rate, last_step, steps_per_epoch)
         model.last_step = last_step
         model.compile(optimizer=optimizer(learning_rate=rate))
         model.optimizer.build(model.trainable_variables)

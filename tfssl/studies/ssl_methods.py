@@ -1,0 +1,82 @@
+"""How good are the features that each self-supervised method learns at one cost?
+
+Every method pre-trains the same network on the same images for as many epochs, each with
+its own recipe (gin/papers/), and is measured by nearest neighbours and a linear
+classifier on the frozen features, beside the network as initialised and one trained with
+labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tfssl.studies.study import Scale, Study, Variant
+
+BASELINE = "random"
+RECIPES = {
+    "simclr": "papers/chen2020/simclr_cifar10.gin",
+    "moco_v2": "papers/he2020/moco_v2_cifar10.gin",
+    "moco_v3": "papers/chen2021/moco_v3_cifar10.gin",
+    "byol": "papers/grill2020/byol_cifar10.gin",
+    "simsiam": "papers/chen2021/simsiam_cifar10.gin",
+    "barlow_twins": "papers/zbontar2021/barlow_twins_cifar10.gin",
+    "vicreg": "papers/bardes2022/vicreg_cifar10.gin",
+    "swav": "papers/caron2020/swav_cifar10.gin",
+    "dino": "papers/caron2021/dino_cifar10.gin",
+}
+SUPERVISED = [
+    "runs/train.gin",
+    "data/cifar10.gin",
+    "models/resnet18.gin",
+    "terms/standard.gin",
+]
+PRETEXT = [*SUPERVISED[:3], "terms/ssl.gin"]
+SMALL = ["scales/ssl_small.gin"]
+# Made for a run a hundred times as long: a queue that lasts a fifth of an epoch, and a
+# teacher that the run is long enough for.
+SMALL_PARAMS = {"moco_v2": ["MoCoV2.queue=4096"], "dino": ["DINO.momentum=0.99"]}
+LONG = ("supervised", "rotation", "jigsaw")
+FULL_PARAMS = {name: ["EPOCHS=1000"] for name in LONG}
+
+
+def pretrained(
+    method: str, last: Sequence[str] = (), params: Sequence[str] = ()
+) -> Variant:
+    """SSL pre-training with the recipe of a method, a key of `RECIPES`.
+
+    Args:
+      method: Its name.
+      last: Gin files read after all others.
+      params: Gin bindings read after all files.
+    """
+    files = [RECIPES[method], *last]
+    return Variant(name=method, baseline=BASELINE, files=files, params=params)
+
+
+def _variants(last: Sequence[str], own: dict[str, list[str]]) -> list[Variant]:
+    return [
+        Variant(BASELINE, BASELINE, [*SUPERVISED, *last], ["EPOCHS=0"]),
+        Variant("supervised", BASELINE, [*SUPERVISED, *last], own.get("supervised", ())),
+        *(
+            Variant(
+                *(task, BASELINE, [*PRETEXT, f"objectives/{task}.gin", *last]),
+                params=own.get(task, ()),
+            )
+            for task in ("rotation", "jigsaw")
+        ),
+        *(pretrained(method, last, own.get(method, ())) for method in RECIPES),
+    ]
+
+
+STUDY = Study(
+    summary="features of each SSL method, by nearest neighbours and linearly",
+    scales={
+        "small": Scale(
+            variants=_variants(SMALL, SMALL_PARAMS),
+            evaluation="evaluation/probes.gin",
+        ),
+        "full": Scale(
+            variants=_variants((), FULL_PARAMS), evaluation="evaluation/probes.gin", seeds=3
+        ),
+    },
+)
