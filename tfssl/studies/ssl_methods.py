@@ -1,9 +1,9 @@
 """How good are the features that each self-supervised method learns at one cost?
 
-Every method pre-trains the same network on the same images for as many epochs, each with
-its own recipe (gin/papers/), and is measured by nearest neighbours and a linear
-classifier on the frozen features, beside the network as initialised and one trained with
-labels.
+Every method pre-trains the same network on the same images for as many epochs, each
+with its own recipe (gin/papers/), and is measured by nearest neighbours and a linear
+classifier on the frozen features, beside the network as initialised and one trained
+with labels.
 """
 
 from __future__ import annotations
@@ -53,10 +53,21 @@ def pretrained(
     return Variant(name=method, baseline=BASELINE, files=files, params=params)
 
 
+def untrained(last: Sequence[str] = ()) -> Variant:
+    """The network as initialised, the baseline.
+
+    Args:
+      last: See `pretrained`.
+    """
+    return Variant(BASELINE, BASELINE, [*SUPERVISED, *last], ["EPOCHS=0"])
+
+
 def _variants(last: Sequence[str], own: dict[str, list[str]]) -> list[Variant]:
     return [
-        Variant(BASELINE, BASELINE, [*SUPERVISED, *last], ["EPOCHS=0"]),
-        Variant("supervised", BASELINE, [*SUPERVISED, *last], own.get("supervised", ())),
+        untrained(last),
+        Variant(
+            "supervised", BASELINE, [*SUPERVISED, *last], own.get("supervised", ())
+        ),
         *(
             Variant(
                 *(task, BASELINE, [*PRETEXT, f"objectives/{task}.gin", *last]),
@@ -76,7 +87,9 @@ STUDY = Study(
             evaluation="evaluation/probes.gin",
         ),
         "full": Scale(
-            variants=_variants((), FULL_PARAMS), evaluation="evaluation/probes.gin", seeds=3
+            variants=_variants((), FULL_PARAMS),
+            evaluation="evaluation/probes.gin",
+            seeds=3,
         ),
     },
 )
