@@ -13,6 +13,7 @@ import tfssl.data.digits  # noqa: F401  Makes 'digits' known to TFDS.
 from tfssl import randomness
 from tfssl.data.augmentation import Flip
 from tfssl.data.dataset import Dataset
+from tfssl.data.fading import Fading
 from tfssl.data.view_color import ColorJitter, Grayscale, Solarize
 from tfssl.data.view_geometry import GaussianBlur, HorizontalFlip, RandomResizedCrop
 from tfssl.data.views import ViewRecipe, Views
@@ -279,6 +280,81 @@ def test_a_view_is_its_recipe_with_its_seed():
     assert set(Views(recipes[:1])(batch, seeds)) == {"views"}
 
 
+def weaker(s):
+    """The recipe of OPS at strength s, as DynACL's code makes one anew."""
+    return ViewRecipe(
+        [
+            RandomResizedCrop(6, (1 - 0.92 * s, 1.0)),
+            HorizontalFlip(),
+            ColorJitter(0.4 * s, 0.4 * s, 0.4 * s, 0.1 * s, p=0.8 * s),
+            Grayscale(0.3 * s),
+            GaussianBlur(0.5 * s),
+            Solarize(0.3 * s),
+        ]
+    )
+
+
+def test_strength_weakens_each_image_by_its_own():
+    batch, seeds = images(200), SEEDS[:200]
+    strengths = np.resize([1, 0.95, 0.6, 0.35, 0.05], 200)
+    result = ViewRecipe(OPS)(batch, seeds, strengths).numpy()
+    for s in np.unique(strengths):
+        rows = strengths == s
+        slow = weaker(s)(batch[rows], seeds[rows])
+        np.testing.assert_allclose(result[rows], slow, atol=1e-6)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_full_strength_changes_no_bit(op):
+    batch = images(100)
+    full = apply(lambda *x: op(*x, np.ones(100)), batch)
+    np.testing.assert_array_equal(full, apply(op, batch))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_without_strength_images_are_only_mirrored(interpolation):
+    crop = RandomResizedCrop(scale=(0.1, 0.5), interpolation=interpolation)
+    batch = images(100, 8, 8)
+    result = apply(lambda *x: ViewRecipe([crop, *OPS[2:]])(*x, 0.0), batch)
+    np.testing.assert_array_equal(result, batch)
+    mirrored = apply(lambda *x: OPS[1](*x, 0.0), batch)
+    np.testing.assert_array_equal(mirrored, apply(OPS[1], batch))
+
+
+def test_fading_is_that_of_dynacl():
+    slow = []
+    for epoch in range(1, 1001):
+        if epoch % 50 == 1:  # As its code reloads the data.
+            strength = 1 - (epoch - 1) / 1000
+        slow.append([strength] * 3)
+    epochs = np.arange(1000)[:, None] + [0, 0.5, 0.99]
+    np.testing.assert_allclose(Fading()(epochs / 1000), slow, atol=1e-12)
+
+
+@pytest.mark.parametrize(("stages", "last_step"), [(1, 5), (3, 87), (49, 490), (7, 3)])
+def test_a_stage_starts_at_its_very_step(stages, last_step):
+    steps = np.arange(last_step + 1)
+    done = np.minimum(steps * stages // last_step, stages - 1)
+    found = Fading(stages)(steps / last_step)
+    np.testing.assert_allclose(found, 1 - done / stages, atol=1e-12)
+
+
+def test_views_fade_only_if_they_are_told_to():
+    batch, seeds, progress = images(30), SEEDS[:30], np.repeat([0, 0.3, 0.8], 10)
+    steady = Views([ViewRecipe(OPS)])
+    np.testing.assert_array_equal(
+        steady(batch, seeds, progress)["views"], steady(batch, seeds)["views"]
+    )
+    fading = Views([weaker(1)] * 2, [weaker(1)], strength=Fading(2))
+    whole = fading(batch, seeds, progress)
+    for rows, s in ((slice(0, 20), 1), (slice(20, 30), 0.5)):
+        slow = Views([weaker(s)] * 2, [weaker(s)])(batch[rows], seeds[rows])
+        for name in ("views", "local_views"):
+            np.testing.assert_allclose(whole[name][rows], slow[name], atol=1e-6)
+    one = fading(tf.constant(batch[25]), seeds[25], 0.8)["views"]
+    np.testing.assert_allclose(one, whole["views"][25], atol=1e-6)
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_batches_have_views_of_the_images_before_augmentation(
     in_memory, tmp_path, monkeypatch
@@ -305,6 +381,28 @@ def test_batches_have_views_of_the_images_before_augmentation(
         np.testing.assert_allclose(batch["views"], other["views"], atol=1e-6)
 
 
+def test_batches_fade_with_the_run_wherever_it_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # Pieces of 5 images: of two steps at their border, and cut elsewhere on resuming.
+    monkeypatch.setattr("tfssl.data.dataset._AT_ONCE", 5 * 64)
+    data = Dataset("digits:1.0.0", validation=297)
+    crop = ViewRecipe([RandomResizedCrop(6)])
+    views = Views([crop], strength=Fading(3))
+    plain = [*data.train_batches(12, 3).take(6)]
+    whole = [*data.train_batches(12, 3, 0, (), views, 6).take(6)]
+    for step, (clean, batch) in enumerate(zip(plain, whole, strict=True)):
+        slow = RandomResizedCrop(6, (1 - 0.92 * (1 - step // 2 / 3), 1.0))
+        slow = Views([ViewRecipe([slow])])(clean["image"], clean["seed"])["views"]
+        np.testing.assert_allclose(batch["views"], slow, atol=1e-6)
+    resumed = data.train_batches(12, 3, 3, (), views, 6).take(3)
+    for batch, other in zip(whole[3:], resumed, strict=True):
+        np.testing.assert_array_equal(batch["id"], other["id"])
+        np.testing.assert_allclose(batch["views"], other["views"], atol=1e-6)
+    endless = next(iter(data.train_batches(12, 3, 5, (), views)))
+    full = Views([crop])(plain[5]["image"], plain[5]["seed"])["views"]
+    np.testing.assert_allclose(endless["views"], full, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -317,6 +415,8 @@ def test_batches_have_views_of_the_images_before_augmentation(
         (lambda: GaussianBlur(sigma=(0, 2)), "GaussianBlur.sigma"),
         (lambda: Grayscale(1.2), "Grayscale.p = 1.2 is no probability"),
         (lambda: Views([]), "needs a recipe"),
+        (lambda: Fading(0), "Fading.stages must be a whole number, at least 1, not 0"),
+        (lambda: Fading(2.5), "not 2.5"),
         (lambda: Grayscale()(images(1, channels=4), SEEDS[:1]), "not 4 channels"),
         (
             lambda: Views([RandomResizedCrop(4), RandomResizedCrop(5)])(

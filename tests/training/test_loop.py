@@ -90,6 +90,31 @@ def killed_at(step, monkeypatch):
     monkeypatch.setattr(loop.tqdm, "update", progress)
 
 
+class Clock(Classification):
+    """Its loss is how much the views' time is off from that of the step."""
+
+    name = "clock"
+
+    def loss(self, forward, views, batch):
+        return tf.abs(tf.cast(batch["done"], tf.float32) - batch["progress"])
+
+
+def test_views_know_the_time_also_once_resumed(train, tmp_path, monkeypatch):
+    settings = {
+        "terms": [Term(Classification()), Term(Clock())],
+        "attack": None,
+        "views": lambda image, seed, progress: {"done": progress},
+        "log_every": 1,
+    }
+    with monkeypatch.context() as patch:
+        killed_at(6, patch)
+        with pytest.raises(Killed):
+            train(tmp_path, **settings)
+    train(tmp_path, **settings)
+    off = [float(row["loss/clock"]) for row in metrics(tmp_path)]
+    assert off == pytest.approx([0] * 2 * STEPS_PER_EPOCH, abs=1e-6)
+
+
 @pytest.mark.parametrize("step", [3, 5])
 def test_resumed_run_equals_undisturbed_run(train, tmp_path, monkeypatch, step):
     train(tmp_path / "whole", log_every=2)

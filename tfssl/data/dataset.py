@@ -18,7 +18,7 @@ from tfssl.data import prepared
 from tfssl.types import UserError
 
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-MakeViews = Callable[[tf.Tensor, tf.Tensor], Mapping[str, tf.Tensor]]
+MakeViews = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Mapping[str, tf.Tensor]]
 
 _FOREVER = np.iinfo(np.int64).max
 # Numbers in the images whose views are made at once: enough for TensorFlow's
@@ -166,12 +166,13 @@ class Dataset:
         start_step: int = 0,
         augment: Sequence[Augment] = (),
         views: MakeViews | None = None,
+        last_step: float = math.inf,
     ) -> tf.data.Dataset:
         """Endless batches; each epoch is another permutation of the split.
 
         Example number i of the run is in epoch i // n, so a batch may hold the end of
         one epoch and the start of the next, and none is left out. The batch at a step
-        is a function of (seed, step).
+        is a function of (seed, step), and of `last_step` if the views are.
 
         Args:
           batch_size: Examples in a batch.
@@ -179,9 +180,11 @@ class Dataset:
           start_step: Number of batches to leave out.
           augment: Callables `augment(image, seed) -> image`, applied in this order to
             each example, with the example's own seed.
-          views: Makes more entries of the batch, `views(image, seed) -> dict`, of the
-            images [b, h, w, c] as they are before `augment` and their seeds [b, 2];
-            see `tfssl.data.views.Views`.
+          views: Makes more entries of the batch, `views(image, seed, progress) ->
+            dict`, of the images [b, h, w, c] as they are before `augment`, their seeds
+            [b, 2] and the share of the run [b] that is done before their step; see
+            `tfssl.data.views.Views`.
+          last_step: Length of the run in steps; of an endless one no share is done.
         """
         size = self.size("train")
         if size == 0:
@@ -220,11 +223,16 @@ class Dataset:
         if views is None:
             return _ordered(dataset.batch(batch_size, drop_remainder=True))
 
-        def with_views(batch):
-            return {**batch, **views(batch["views"], batch["seed"])}
-
         at_once = max(1, min(batch_size, _AT_ONCE // math.prod(self.image_shape)))
-        dataset = dataset.batch(at_once, drop_remainder=True)
+
+        def with_views(number, batch):
+            # A piece may hold the end of one step and the start of the next.
+            first = start + number * at_once
+            steps = tf.range(first, first + at_once) // batch_size
+            progress = tf.cast(steps, tf.float64) / last_step
+            return {**batch, **views(batch["views"], batch["seed"], progress)}
+
+        dataset = dataset.batch(at_once, drop_remainder=True).enumerate()
         dataset = dataset.map(with_views, num_parallel_calls=tf.data.AUTOTUNE)
         return _ordered(dataset.rebatch(batch_size, drop_remainder=True))
 

@@ -7,7 +7,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.data.view_op import ViewOp, change, luma, probability, select
+from tfssl.data.view_op import (
+    ViewOp,
+    change,
+    coins,
+    column,
+    luma,
+    probability,
+    select,
+)
 from tfssl.types import UserError
 
 
@@ -19,7 +27,8 @@ class ColorJitter(ViewOp):
     (1 - f) * other, clipped to [0, 1]. The other is black for brightness, the mean of
     the grey image for contrast, and the grey image for saturation. The hue (of HSV, a
     turn is 1) moves by a shift uniform in [-hue, hue]. All 24 orders of the four are
-    equally likely. A grey image of one channel keeps its saturation and hue.
+    equally likely. A grey image of one channel keeps its saturation and hue. The
+    strength multiplies x, hue and p.
 
     Args:
       brightness, contrast, saturation: x, not negative.
@@ -47,11 +56,14 @@ class ColorJitter(ViewOp):
         self.hue = hue
         self.p = probability("ColorJitter.p", p)
 
-    def draw(self, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    def draw(
+        self, seed: tf.Tensor, strength: tf.Tensor | float = 1.0
+    ) -> dict[str, tf.Tensor]:
         """What happens to each image.
 
         Args:
           seed: [b, 2] int32.
+          strength: In [0, 1], one for all or [b].
 
         Returns:
           'factors' [b, 3] of brightness, contrast and saturation, 1 where the image
@@ -60,18 +72,23 @@ class ColorJitter(ViewOp):
           three come before it, -1 where the image stays as it is.
         """
         draws = randomness.uniforms(randomness.fold(seed, "color_jitter"), 0, 9)
-        on = draws[:, 0] < self.p
-        low = np.array([max(0, 1 - x) for x in self.strengths], np.float32)
-        high = np.array([1 + x for x in self.strengths], np.float32)
+        strength = column(strength)
+        on = draws[:, :1] < tf.cast(self.p * strength, tf.float32)
+        most = strength * np.array(self.strengths)
+        low = tf.cast(tf.maximum(1 - most, 0), tf.float32)
+        high = tf.cast(1 + most, tf.float32)
+        hue = tf.cast(self.hue * strength, tf.float32)[:, 0]
         return {
-            "factors": tf.where(on[:, None], low + (high - low) * draws[:, 1:4], 1.0),
+            "factors": tf.where(on, low + (high - low) * draws[:, 1:4], 1.0),
             "places": tf.argsort(tf.argsort(draws[:, 4:7])),
-            "shift": self.hue * (2 * draws[:, 7] - 1),
-            "before": tf.where(on, tf.cast(4 * draws[:, 8], tf.int32), -1),
+            "shift": hue * (2 * draws[:, 7] - 1),
+            "before": tf.where(on[:, 0], tf.cast(4 * draws[:, 8], tf.int32), -1),
         }
 
-    def planes(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        drawn = self.draw(seed)
+    def planes(
+        self, image: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float
+    ) -> tf.Tensor:
+        drawn = self.draw(seed, strength)
         for place in range(3):
             image = self._move_hue(image, drawn, place)
             image = _blend(image, drawn["factors"], drawn["places"] == place)
@@ -129,7 +146,7 @@ class Grayscale(ViewOp):
     """Makes images grey, in as many equal channels as they have.
 
     Args:
-      p: Share of the images that are made grey.
+      p: Share of the images that are made grey, times the strength.
 
     Raises:
       UserError: `p` is no probability.
@@ -138,10 +155,11 @@ class Grayscale(ViewOp):
     def __init__(self, p: float = 0.2):
         self.p = probability("Grayscale.p", p)
 
-    def planes(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def planes(
+        self, image: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float
+    ) -> tf.Tensor:
         weights = tf.constant(luma(image.shape[1]))[:, None, None]
-        seed = randomness.fold(seed, "grayscale")
-        on = randomness.uniforms(seed, 0, 1)[:, 0] < self.p
+        on = coins(seed, "grayscale", self.p, strength)
 
         def grey(image):
             mean = tf.reduce_sum(weights * image, axis=1, keepdims=True)
@@ -157,7 +175,7 @@ class Solarize(ViewOp):
     https://arxiv.org/abs/2006.07733, appendix B.
 
     Args:
-      p: Share of the images that are solarized.
+      p: Share of the images that are solarized, times the strength.
       threshold: From which value on, in [0, 1].
 
     Raises:
@@ -168,8 +186,9 @@ class Solarize(ViewOp):
         self.p = probability("Solarize.p", p)
         self.threshold = threshold
 
-    def planes(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        seed = randomness.fold(seed, "solarize")
-        on = randomness.uniforms(seed, 0, 1)[:, 0] < self.p
+    def planes(
+        self, image: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float
+    ) -> tf.Tensor:
+        on = coins(seed, "solarize", self.p, strength)
         solarized = tf.where(image >= self.threshold, 1 - image, image)
         return select(on, solarized, image)

@@ -9,7 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.data.view_op import ViewOp, interval, probability, select, separable
+from tfssl.data.view_op import (
+    ViewOp,
+    coins,
+    column,
+    interval,
+    probability,
+    select,
+    separable,
+)
 from tfssl.types import UserError
 
 _ATTEMPTS = 10
@@ -28,6 +36,10 @@ class RandomResizedCrop(ViewOp):
     Interpolation is Pillow's: the corners of pixels are aligned, nothing outside of the
     part is looked at, and where the part is larger than the result, the kernel grows
     with it (antialiasing).
+
+    A share x of the area becomes 1 - strength * (1 - x), and the shape is drawn at any
+    strength. At 0 nothing but the whole of a square image fits, and if `ratio` holds 1,
+    nothing else is in the centre; other images may lose a pixel to rounding.
 
     Args:
       size: Height and width of the result; those of the image if not given.
@@ -60,28 +72,40 @@ class RandomResizedCrop(ViewOp):
         self.size = size
         self.interpolation = interpolation
 
-    def planes(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def planes(
+        self, image: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float
+    ) -> tf.Tensor:
         height, width = image.shape[2:]
-        top, left, h, w = tf.unstack(self.boxes(height, width, seed), axis=1)
+        boxes = self.boxes(height, width, seed, strength)
+        top, left, h, w = tf.unstack(boxes, axis=1)
         rows = self._weights(top, h, height, self.size or height)
         columns = self._weights(left, w, width, self.size or width)
         result = separable(image, rows, columns)
         # Rounding, and the bicubic kernel, which is negative in places.
         return tf.clip_by_value(result, 0, 1)
 
-    def boxes(self, height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
+    def boxes(
+        self,
+        height: int,
+        width: int,
+        seed: tf.Tensor,
+        strength: tf.Tensor | float = 1.0,
+    ) -> tf.Tensor:
         """[b, 4] float32, whole numbers: top, left, height and width of the parts.
 
         Args:
           height, width: Of the images.
           seed: [b, 2] int32.
+          strength: In [0, 1], one for all or [b].
         """
         draws = randomness.uniforms(
             randomness.fold(seed, "random_resized_crop"), 0, 2 * _ATTEMPTS + 2
         )
         # In float64, so that no last bit of a batch decides about a rounded side.
         draws = tf.cast(draws, tf.float64)
-        low, high = self.scale
+        strength = column(strength)
+        # In this order, in which 1 changes no bit of a share.
+        low, high = (1 - strength + strength * share for share in self.scale)
         area = (low + (high - low) * draws[:, :_ATTEMPTS]) * height * width
         low, high = (math.log(r) for r in self.ratio)
         ratio = tf.exp(low + (high - low) * draws[:, _ATTEMPTS : 2 * _ATTEMPTS])
@@ -139,7 +163,7 @@ class HorizontalFlip(ViewOp):
     """Mirrors left and right.
 
     Args:
-      p: Share of the images that are mirrored.
+      p: Share of the images that are mirrored, at any strength.
 
     Raises:
       UserError: `p` is no probability.
@@ -148,9 +172,10 @@ class HorizontalFlip(ViewOp):
     def __init__(self, p: float = 0.5):
         self.p = probability("HorizontalFlip.p", p)
 
-    def planes(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        seed = randomness.fold(seed, "horizontal_flip")
-        on = randomness.uniforms(seed, 0, 1)[:, 0] < self.p
+    def planes(
+        self, image: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float
+    ) -> tf.Tensor:
+        on = coins(seed, "horizontal_flip", self.p)
         return select(on, tf.reverse(image, [3]), image)
 
 
@@ -163,7 +188,7 @@ class GaussianBlur(ViewOp):
     reflected at its borders, as in torchvision.
 
     Args:
-      p: Share of the images that are blurred.
+      p: Share of the images that are blurred, times the strength.
       sigma: Range of the standard deviation in pixels, drawn uniformly.
 
     Raises:
@@ -174,7 +199,9 @@ class GaussianBlur(ViewOp):
         self.p = probability("GaussianBlur.p", p)
         self.sigma = interval("GaussianBlur.sigma", sigma)
 
-    def planes(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def planes(
+        self, image: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float
+    ) -> tf.Tensor:
         height, width = image.shape[2:]
         radius = max(1, min(height, width) // 20)
         draws = randomness.uniforms(randomness.fold(seed, "gaussian_blur"), 0, 2)
@@ -184,7 +211,8 @@ class GaussianBlur(ViewOp):
         kernel = tf.exp(-0.5 * (offsets / sigma) ** 2)
         # A kernel of one point leaves an image as it is, to the last bit.
         point = np.broadcast_to((offsets == 0).astype(np.float32), [1, len(offsets)])
-        kernel = tf.where(draws[:, :1] < self.p, kernel, point)
+        on = draws[:, :1] < tf.cast(self.p * column(strength), tf.float32)
+        kernel = tf.where(on, kernel, point)
         kernel /= tf.reduce_sum(kernel, axis=-1, keepdims=True)
         rows, columns = (
             tf.reshape(kernel @ _shifts(radius, n), [-1, n, n]) for n in (height, width)

@@ -2,8 +2,8 @@
 
 They work on whole batches, because most of the time of one small image would go into
 starting TensorFlow's operations, and on planes [b, c, h, w], where colour channels can
-be told apart without copying. What happens to an image depends on it and its seed
-alone.
+be told apart without copying. What happens to an image depends on it, its seed and the
+strength alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from tfssl import randomness
 from tfssl.types import UserError
 
 
@@ -21,17 +22,41 @@ class ViewOp:
     Images are [h, w, c] or [b, h, w, c] float32 in [0, 1], with known h, w and c, and
     seeds [2] or [b, 2] int32. Each kind of operation takes a stream of its own: the
     same operation twice in a recipe draws the same numbers twice.
+
+    `strength` in [0, 1], one for all or [b], weakens an operation: at 1 it is as set,
+    at 0 it leaves images as they are. It changes the settings, never the draws.
+    Mirroring alone knows no strength.
     """
 
-    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def __call__(
+        self, image: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float = 1.0
+    ) -> tf.Tensor:
         if len(image.shape) == 3:
-            return self(image[None], seed[None])[0]
-        planes = self.planes(tf.transpose(image, [0, 3, 1, 2]), seed)
+            return self(image[None], seed[None], strength)[0]
+        planes = self.planes(tf.transpose(image, [0, 3, 1, 2]), seed, strength)
         return tf.transpose(planes, [0, 2, 3, 1])
 
-    def planes(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def planes(
+        self, image: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float
+    ) -> tf.Tensor:
         """[b, c, h, w] and [b, 2] to [b, c, h', w']."""
         raise NotImplementedError
+
+
+def column(strength: tf.Tensor | float) -> tf.Tensor:
+    """A strength for each image, [b, 1], or one for all, [1, 1].
+
+    In float64, so that a setting times 1 is the same float32 as the setting.
+    """
+    return tf.reshape(tf.cast(strength, tf.float64), [-1, 1])
+
+
+def coins(
+    seed: tf.Tensor, tag: str, p: float, strength: tf.Tensor | float = 1.0
+) -> tf.Tensor:
+    """[b, 2] to [b] bool: true with probability p * strength, a stream for each tag."""
+    draws = randomness.uniforms(randomness.fold(seed, tag), 0, 1)
+    return (draws < tf.cast(p * column(strength), tf.float32))[:, 0]
 
 
 def select(on: tf.Tensor, images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:

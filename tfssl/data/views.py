@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import gin
 import tensorflow as tf
@@ -23,9 +23,11 @@ class ViewRecipe(ViewOp):
     def __init__(self, ops: Sequence[ViewOp]):
         self.ops = tuple(ops)
 
-    def planes(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def planes(
+        self, image: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float
+    ) -> tf.Tensor:
         for op in self.ops:
-            image = op.planes(image, seed)
+            image = op.planes(image, seed, strength)
         return image
 
 
@@ -38,6 +40,8 @@ class Views:
         BYOL. All must make images of one size.
       local_recipes: One for each view of the second group, that of the small crops of
         multi-crop (Caron et al. 2020, SwAV, https://arxiv.org/abs/2006.09882).
+      strength: From the share of the run that is done to how strong all recipes are,
+        both in [0, 1], such as `Fading()`; if not given, they are always as set.
 
     Raises:
       UserError: There is no recipe.
@@ -47,13 +51,22 @@ class Views:
         self,
         recipes: Sequence[ViewRecipe],
         local_recipes: Sequence[ViewRecipe] = (),
+        strength: Callable[[tf.Tensor], tf.Tensor] | None = None,
     ):
         if not recipes:
             raise UserError("Views.recipes is empty: it needs a recipe for each view")
         self.groups = {"views": tuple(recipes), "local_views": tuple(local_recipes)}
+        self.strength = strength
 
-    def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    def __call__(
+        self, image: tf.Tensor, seed: tf.Tensor, progress: tf.Tensor | float = 0.0
+    ) -> dict[str, tf.Tensor]:
         """[h, w, c] and [2], or [b, h, w, c] and [b, 2], to the groups of views.
+
+        Args:
+          image: float32 in [0, 1].
+          seed: int32.
+          progress: The share of the run that is done, in [0, 1]: one for all or [b].
 
         Returns:
           'views' [(b,) v, h', w', c] float32 in [0, 1] and, if there are any,
@@ -62,11 +75,13 @@ class Views:
         Raises:
           UserError: The recipes of a group make images of different sizes.
         """
+        strength = self.strength(progress) if self.strength else 1.0
         result, number = {}, 0
         for name, recipes in self.groups.items():
             views = []
             for recipe in recipes:
-                views.append(recipe(image, randomness.fold(seed, f"view/{number}")))
+                own = randomness.fold(seed, f"view/{number}")
+                views.append(recipe(image, own, strength))
                 number += 1
             sizes = {tuple(view.shape[-3:-1]) for view in views}
             if len(sizes) > 1:

@@ -182,7 +182,9 @@ def train(
     callbacks = keras.callbacks.CallbackList(
         [_tensorboard(run_dir)] if tensorboard else [], model=model
     )
-    batches = dataset.train_batches(batch_size, seed, first_step, augment, views)
+    batches = dataset.train_batches(
+        batch_size, seed, first_step, augment, views, last_step
+    )
     batches = iter(strategy.experimental_distribute_dataset(batches))
 
     @tf.function(autograph=False)  # Nothing here needs rewriting; Keras has it off too.
