@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfssl import distribute
+from tfssl.objectives.prototypes import Prototypes
 from tfssl.training import optimizers
 from tfssl.training.checkpoints import Checkpoints
 from tfssl.types import UserError
@@ -114,6 +115,17 @@ def test_lars(layer, start, trust, clip):
     want = slow_lars(variables, gradients, Falling.RATES, 0.3, 0.8, trust, clip)
     for value, name in zip(got, names, strict=True):
         np.testing.assert_allclose(value, want[name], rtol=1e-5, err_msg=name)
+
+
+def test_lars_adapts_to_prototypes():
+    layer = Prototypes(5)
+    layer.build([None, 3])
+    optimizer = optimizers.lars(0.5, weight_decay=0.0, momentum=0.0, trust=0.1)
+    before = layer.kernel.numpy()
+    gradient = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    optimizer.apply([tf.constant(gradient)], [layer.kernel])
+    moved = np.linalg.norm(layer.kernel.numpy() - before)
+    assert moved == pytest.approx(0.5 * 0.1 * np.linalg.norm(before), rel=1e-4)
 
 
 def test_lars_on_two_replicas_and_resumed(tmp_path, two_replicas):

@@ -66,7 +66,7 @@ class MoCoV2(ViewObjective):
         self, forward: types.Forward, views: tf.Tensor, batch: types.Batch
     ) -> tf.Tensor:
         images = tf.unstack(views, axis=1)
-        queries = self.apart(forward, views)
+        queries = self.apart(forward, views if self.symmetric else views[:, :1])
         pairs = [(queries[0], self._key(images[1]))]
         if self.symmetric:
             pairs.append((queries[1], self._key(images[0])))

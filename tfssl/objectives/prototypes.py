@@ -27,7 +27,7 @@ class Prototypes(keras.layers.Layer):
         self.kernel = self.add_weight(
             shape=(input_shape[-1], self.count),
             initializer="random_normal",
-            name="prototypes",
+            name="kernel",  # What optimizers decay, and LARS adapts to.
             # `normalize` assigns it on each replica.
             aggregation="only_first_replica",
         )
