@@ -34,7 +34,7 @@ class Fading:
         self._starts = np.arange(stages) / stages
 
     def __call__(self, progress: tf.Tensor | float) -> tf.Tensor:
-        """Shares of the run that are done, float64 in [0, 1], to strengths in (0, 1]."""
+        """The share of the run that is done to the strength, both float64 in [0, 1]."""
         progress = tf.convert_to_tensor(progress, tf.float64)[..., None]
         begun = tf.where(progress >= self._starts, self._starts, 0)
         return 1 - tf.reduce_max(begun, axis=-1)
