@@ -15,17 +15,17 @@ def image(height=7, width=9):
     return np.random.default_rng(0).random((height, width, 3), np.float32)
 
 
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
 @pytest.mark.parametrize("padding", [0, 1, 4])
-def test_pad_crop_is_numpys_crop_at_the_drawn_place(padding):
+def test_pad_crop_is_numpys_crop_at_the_drawn_place(padding, mode):
     places = randomness.integers(
         randomness.fold(SEEDS, "pad_crop"), [2], 2 * padding + 1
     ).numpy()
     assert places.min() == 0
     assert places.max() == 2 * padding
-    padded = np.zeros((7 + 2 * padding, 9 + 2 * padding, 3), np.float32)
-    padded[padding : padding + 7, padding : padding + 9] = image()
+    padded = np.pad(image(), [(padding, padding), (padding, padding), (0, 0)], mode)
     for seed, (y, x) in zip(SEEDS, places, strict=True):
-        cropped = PadCrop(padding)(tf.constant(image()), seed)
+        cropped = PadCrop(padding, mode)(tf.constant(image()), seed)
         np.testing.assert_array_equal(cropped, padded[y : y + 7, x : x + 9])
 
 
@@ -38,6 +38,8 @@ def test_flip_mirrors_width_in_half_of_the_cases():
     assert 20 <= sum(flipped) <= 44  # 64 coins: 3 standard deviations.
 
 
-def test_negative_padding():
+def test_bad_settings():
     with pytest.raises(UserError, match="must not be negative"):
         PadCrop(-1)
+    with pytest.raises(UserError, match="mode = 'edge' is not"):
+        PadCrop(mode="edge")

@@ -16,22 +16,27 @@ from tfssl.types import UserError
 
 @gin.register(module="tfssl.data")
 class PadCrop:
-    """Pads with zeros on all sides and crops the old size at a random place.
+    """Pads on all sides and crops the old size at a random place.
 
     The augmentation of CIFAR since Lee et al. 2015, "Deeply-Supervised Nets", with four
     pixels.
 
     Args:
       padding: Pixels on each side; the crop moves by at most as many.
+      mode: 'constant' pads with zeros, 'reflect' with the mirrored image. Black borders
+        tell where in the image a patch was, and so solve jigsaw puzzles.
 
     Raises:
-      UserError: `padding` is negative.
+      UserError: `padding` is negative, or there is no such mode.
     """
 
-    def __init__(self, padding: int = 4):
+    def __init__(self, padding: int = 4, mode: str = "constant"):
         if padding < 0:
             raise UserError(f"PadCrop.padding = {padding} must not be negative")
+        if mode not in ("constant", "reflect"):
+            raise UserError(f"PadCrop.mode = {mode!r} is not 'constant' or 'reflect'")
         self.padding = padding
+        self.mode = mode
 
     def __call__(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         p = self.padding
@@ -40,7 +45,8 @@ class PadCrop:
                 [2], randomness.fold(seed, "pad_crop"), 0, 2 * p + 1, tf.int32
             )
         )
-        return tf.slice(tf.pad(image, [[p, p], [p, p], [0, 0]]), [y, x, 0], image.shape)
+        padded = tf.pad(image, [[p, p], [p, p], [0, 0]], self.mode)
+        return tf.slice(padded, [y, x, 0], image.shape)
 
 
 @gin.register(module="tfssl.data")

@@ -3,6 +3,8 @@
 Noroozi and Favaro 2016 (https://arxiv.org/abs/1603.09246), in the form that Chen et al.
 2020 (https://arxiv.org/abs/2003.12862) give it for robust pre-training: the patches are
 put back into one image, so that any backbone can look at it, without gaps between them.
+A black border, as padding with zeros leaves it, tells where its patch belongs and
+solves the puzzle: pad by reflection.
 """
 
 from __future__ import annotations

@@ -37,6 +37,8 @@ SMALL = ["scales/ssl_small.gin"]
 SMALL_PARAMS = {"moco_v2": ["MoCoV2.queue=4096"], "dino": ["DINO.momentum=0.99"]}
 LONG = ("supervised", "rotation", "jigsaw")
 FULL_PARAMS = {name: ["EPOCHS=1000"] for name in LONG}
+# Black borders would solve jigsaws.
+TASKS = {"rotation": [], "jigsaw": ["PadCrop.mode='reflect'"]}
 
 
 def pretrained(
@@ -71,9 +73,9 @@ def _variants(last: Sequence[str], own: dict[str, list[str]]) -> list[Variant]:
         *(
             Variant(
                 *(task, BASELINE, [*PRETEXT, f"objectives/{task}.gin", *last]),
-                params=own.get(task, ()),
+                params=[*params, *own.get(task, ())],
             )
-            for task in ("rotation", "jigsaw")
+            for task, params in TASKS.items()
         ),
         *(pretrained(method, last, own.get(method, ())) for method in RECIPES),
     ]
