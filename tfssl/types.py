@@ -49,11 +49,13 @@ class Forward(Protocol):
 
     Attributes:
       training: Mode of BatchNorm.
+      updates: Whether this is the update: what an attack computes moves no state.
       notes: What an objective sees on the way and is worth logging, by its name its
         embeddings [b, d]. Not kept on the objective, which replicas share.
     """
 
     training: bool
+    updates: bool
     notes: dict[str, tf.Tensor]
 
     def features(self, image: tf.Tensor) -> tf.Tensor:

@@ -124,6 +124,18 @@ def test_a_low_temperature_does_not_overflow():
     np.testing.assert_array_equal(found, [2, 1, 0])
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e25])
+def test_votes_do_not_depend_on_the_length_of_features(scale):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 40)
+    features = rng.normal(size=(60, 4)).astype("float32")
+    known, asked = features[:40], features[40:]
+    want = knn.vote(known, labels, asked, 3, 9, 0.07)
+    scaled = [np.float32(x * np.float64(scale)) for x in (known, asked)]
+    found = knn.vote(scaled[0], labels, scaled[1], 3, 9, 0.07)
+    np.testing.assert_array_equal(found, want)
+
+
 def test_fit_of_two_points_in_closed_form():
     """Of x = -1 and 1 with W = [[-a, a], [b, b]], the minimum solves
     l2 a (1 + exp(2 a)) = 1."""
@@ -155,6 +167,12 @@ def test_no_number_without_convergence(monkeypatch):
     inputs = np.c_[np.random.default_rng(0).normal(size=(30, 4)), np.ones(30)]
     with pytest.raises(GateError, match="did not converge in 2 steps"):
         linear_probe.fit(inputs, np.arange(30) % 3, 1e-4, np.zeros((5, 3)))
+
+
+def test_no_number_of_nan():
+    inputs = np.array([[np.nan, 1], [1, 1]])
+    with pytest.raises(GateError, match="did not converge"):
+        linear_probe.fit(inputs, np.array([0, 1]), 0.1, np.zeros((2, 2)))
 
 
 def test_separable_classes_are_separated():

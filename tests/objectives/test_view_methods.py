@@ -5,16 +5,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfssl.losses import clustering, contrastive, distillation, similarity
+from tfssl.losses import clustering, contrastive, distillation, redundancy, similarity
+from tfssl.objectives.barlow_twins import BarlowTwins
 from tfssl.objectives.byol import BYOL
+from tfssl.objectives.deacl import DeACL
 from tfssl.objectives.dino import DINO
 from tfssl.objectives.moco_v2 import MoCoV2
+from tfssl.objectives.moco_v3 import MoCoV3
 from tfssl.objectives.queue import Queue
 from tfssl.objectives.rocl import RoCL
 from tfssl.objectives.simclr import SimCLR
 from tfssl.objectives.simsiam import SimSiam
 from tfssl.objectives.swav import SwAV
 from tfssl.objectives.teacher import Teacher
+from tfssl.objectives.vicreg import VICReg
 from tfssl.types import UserError
 
 B, SHAPE, D = 4, (4, 4, 3), 5
@@ -24,7 +28,7 @@ class Forward:
     """Passes of a backbone, as the trainer makes them."""
 
     def __init__(self, backbone, training=True):
-        self.training = training
+        self.training = self.updates = training
         self.notes = {}
         self._backbone = backbone
 
@@ -127,6 +131,132 @@ def test_byol_asks_the_teacher_for_the_other_view():
     objective.after_step(tf.constant(1.0))
     for old, new in zip(before, objective.state, strict=True):
         np.testing.assert_allclose(new, old, atol=1e-7)
+
+
+def test_teacher_of_a_network_with_dropout():
+    inputs = keras.Input([3])
+    x = keras.layers.Dropout(0.5)(keras.layers.Dense(2)(inputs))
+    student = keras.Model(inputs, x)
+    teacher = Teacher(student)
+    student.set_weights([w + 1 for w in student.get_weights()])
+    teacher.follow(0.5)
+    np.testing.assert_allclose(teacher.variables[1], [0.5, 0.5])  # The bias.
+
+
+def test_moco_v3_asks_the_teacher_for_the_other_view():
+    objective, backbone = made(MoCoV3(4, 3, temperature=0.3, momentum=0.8))
+    data = batch()
+    backbone.set_weights([w * 1.5 for w in backbone.get_weights()])
+    queries, keys = [
+        [fn(x) for x in tf.unstack(data["views"], axis=1)]
+        for fn in (
+            lambda x: objective.head(backbone(x, training=True), training=True),
+            objective.teacher,
+        )
+    ]
+    want = contrastive.moco_v3(queries[0], keys[1], 0.3)
+    want += contrastive.moco_v3(queries[1], keys[0], 0.3)
+    got = loss_of(objective, Forward(backbone), data)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("objective", "start", "end"),
+    [
+        (MoCoV2(4, 3, queue=8, momentum=0.8), 0.8, 0.8),
+        (MoCoV3(4, 3, momentum=0.8), 0.8, 1.0),
+        (BYOL(4, 3, momentum=0.8), 0.8, 1.0),
+        (DINO(4, 3, 6, momentum=0.8), 0.8, 1.0),
+    ],
+    ids=lambda x: getattr(x, "name", x),
+)
+def test_teachers_follow_by_their_momentum(objective, start, end):
+    _, backbone = made(objective)
+    kernel = backbone.trainable_variables[0]
+    average = objective.teacher.variables[0]
+    for progress, momentum in ((0.0, start), (1.0, end)):
+        old = average.numpy()
+        kernel.assign(kernel + 1)
+        objective.after_step(tf.constant(progress))
+        want = momentum * old + (1 - momentum) * kernel.numpy()
+        np.testing.assert_allclose(average, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("objective", "loss"),
+    [
+        (
+            BarlowTwins((4, 3), off_diagonal=0.1, scale=0.5),
+            lambda z1, z2: 0.5 * redundancy.barlow_twins(z1, z2, 0.1),
+        ),
+        (
+            VICReg((4, 3), 2.0, 3.0, 4.0),
+            lambda *z: redundancy.vicreg(*z, 2.0, 3.0, 4.0),
+        ),
+    ],
+    ids=["barlow_twins", "vicreg"],
+)
+def test_each_view_is_a_pass_of_its_own(objective, loss):
+    _, backbone = made(objective)
+    data = batch()
+    got = loss_of(objective, Forward(backbone), data)
+    z = [
+        objective.head(backbone(x, training=True), training=True)
+        for x in tf.unstack(data["views"], axis=1)
+    ]
+    np.testing.assert_allclose(got, loss(*z), rtol=1e-4)
+
+
+def test_deacl(tmp_path):
+    _, teacher = made(SimCLR(4, 3))
+    teacher.save(tmp_path / "teacher.keras")
+    objective, student = made(DeACL(tmp_path / "teacher.keras", robustness=3.0))
+    student.set_weights([w + 0.3 for w in student.get_weights()])
+    clean, attacked = tf.unstack(batch()["views"], axis=1)
+    data = objective.before_attack(Forward(student), attacked, {"image": clean})
+    taught = teacher(clean, training=False)
+    features = [student(x, training=False) for x in (clean, attacked)]
+    forward = Forward(student, training=False)
+    np.testing.assert_allclose(
+        objective.attack_loss(forward, attacked, data),
+        similarity.negative_cosine(features[1], taught),
+        rtol=1e-4,
+    )
+    np.testing.assert_allclose(
+        objective.loss(forward, attacked, data),
+        similarity.negative_cosine(features[0], taught)
+        + 3 * similarity.negative_cosine(*features),
+        rtol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        SimCLR(4, 3),
+        SimSiam((4, 3), 2),
+        BYOL(4, 3),
+        BarlowTwins((4, 3)),
+        VICReg((4, 3)),
+        MoCoV2(4, 3, queue=8),
+        MoCoV3(4, 3),
+        SwAV(4, 3, 6, queue=8),
+        DINO(4, 3, 6),
+    ],
+    ids=lambda objective: objective.name,
+)
+def test_losses_are_float32_in_mixed_precision(objective):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        objective, backbone = made(objective)
+        forward = Forward(backbone)
+        loss = loss_of(objective, forward, batch())
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert loss.dtype == tf.float32
+    assert forward.notes[objective.name].dtype == tf.float32
+    assert np.all(np.isfinite(loss))
 
 
 def test_queue_forgets_the_oldest():

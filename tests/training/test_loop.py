@@ -103,7 +103,9 @@ def test_views_know_the_time_also_once_resumed(train, tmp_path, monkeypatch):
     settings = {
         "terms": [Term(Classification()), Term(Clock())],
         "attack": None,
-        "views": lambda image, seed, progress: {"done": progress},
+        "views": lambda image, seed, progress: {
+            "done": tf.repeat(progress, len(image))
+        },
         "log_every": 1,
     }
     with monkeypatch.context() as patch:
@@ -303,6 +305,39 @@ def test_log_has_the_learning_rate_of_its_step(train, tmp_path):
     rate = schedules.one_cycle(0.05, STEPS_PER_EPOCH, STEPS_PER_EPOCH)
     got = [float(row["learning_rate"]) for row in metrics(tmp_path)]
     assert got == pytest.approx([float(rate(s)) for s in range(STEPS_PER_EPOCH)])
+
+
+class Point(Rotation):
+    """All its embeddings are the same."""
+
+    def loss(self, forward, views, batch):
+        loss = super().loss(forward, views, batch)
+        forward.notes[self.name] = tf.ones([tf.size(loss), 3])
+        return loss
+
+
+def test_a_collapse_stops_the_run_and_is_in_the_log(train, tmp_path):
+    with pytest.raises(UserError, match="embeddings of rotation have collapsed"):
+        train(tmp_path, terms=[Term(Point())], attack=None)
+    assert float(metrics(tmp_path)[-1]["spread/rotation"]) < 1e-3
+    assert not (tmp_path / "model.keras").exists()
+    train(tmp_path, terms=[Term(Point())], attack=None, collapse=None, epochs=1)
+    assert (tmp_path / "model.keras").exists()
+
+
+def test_heads_of_one_name(train, tmp_path):
+    terms = [Term(Rotation()), Term(Rotation(), 0.5, "adv", 1.0)]
+    with pytest.raises(UserError, match="two heads have a variable rotation"):
+        train(tmp_path, terms=terms)
+
+
+def test_no_epochs_export_the_weights_as_initialised(train, tmp_path):
+    train(tmp_path / "none", epochs=0)
+    train(tmp_path / "some", epochs=1, learning_rate=1e-12)
+    assert not (tmp_path / "none" / "metrics.csv").exists()
+    for got, want in zip(*map(weights, tmp_path.iterdir()), strict=True):
+        if got.ndim > 1:  # BatchNorm's statistics have moved.
+            np.testing.assert_allclose(got, want, atol=1e-7)
 
 
 def test_two_replicas_train_as_one(train, tmp_path, two_replicas):

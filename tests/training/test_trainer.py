@@ -286,6 +286,39 @@ def test_training_mode_attack_moves_the_statistics():
 MODES = ("inference", "training")
 
 
+def test_the_attack_moves_no_queue():
+    objective = MoCoV2(8, 4, queue=20)
+    build(
+        [Term(objective, 1.0, "adv", 1.0, "views")],
+        attack=attack(batch_norm="training"),
+    ).train_step(one_batch())
+    old = MoCoV2(8, 4, queue=20)
+    build([Term(old)])
+    moved = np.any(objective.keys.read() != old.keys.read(), axis=1)
+    assert moved.sum() == B
+
+
+def test_dual_batch_norm_starts_from_a_trained_network():
+    backbone = resnet(SHAPE, blocks=(1,), width=4)
+    backbone.set_weights([w + 0.5 for w in backbone.get_weights()])
+    trainer = Trainer(backbone, K, _acl(SimCLR(8, 4)), attack(), dual_batch_norm=True)
+    image = one_batch()["image"]
+    np.testing.assert_allclose(
+        trainer.clean_backbone(image), backbone(image), rtol=1e-5
+    )
+    own = {id(v) for v in backbone.weights}
+    shared = [id(v) in own for v in trainer.clean_backbone.weights]
+    assert 0 < sum(shared) < len(shared)
+
+
+def test_crops_of_a_size_that_the_network_does_not_take():
+    trainer = build([Term(SwAV(8, 4, 6, queue=0))])
+    batch = one_batch()
+    batch["local_views"] = batch["views"][:, :, :5, :5]
+    with pytest.raises(UserError, match=r"local_views are \(5, 5\) pixels"):
+        trainer.train_step(batch)
+
+
 def test_one_pass_normalises_all_inputs_together():
     """Hendrycks 2019: clean images and their four turns are one batch of 5 b."""
     terms = [Term(Classification()), Term(Rotation(copies=4), 0.5)]
@@ -349,6 +382,8 @@ def test_pre_training_exports_the_encoder():
         (lambda: [Term(Classification(), 1.0, None, 1.0)], {}, "names no example"),
         (lambda: [Term(Classification(), 0.0)], {}, "does nothing"),
         (lambda: [classify(perturb="pixels")], {}, "'image' or 'views'"),
+        (lambda: _acl(BYOL(8, 4)), {}, "byol has a teacher.* one term only"),
+        (lambda: [Term(SimCLR(8, 4))], {"one_pass": True}, "passes of their own"),
     ],
 )
 def test_bad_terms(terms, settings, message):

@@ -182,7 +182,7 @@ class Dataset:
             each example, with the example's own seed.
           views: Makes more entries of the batch, `views(image, seed, progress) ->
             dict`, of the images [b, h, w, c] as they are before `augment`, their seeds
-            [b, 2] and the share of the run [b] that is done before their step; see
+            [b, 2] and the share of the run that is done before their step; see
             `tfssl.data.views.Views`.
           last_step: Length of the run in steps; of an endless one no share is done.
         """
@@ -223,13 +223,16 @@ class Dataset:
         if views is None:
             return _ordered(dataset.batch(batch_size, drop_remainder=True))
 
-        at_once = max(1, min(batch_size, _AT_ONCE // math.prod(self.image_shape)))
+        # Parts of one batch, the same ones wherever the run starts: among others in the
+        # batch an image may differ in its last bit.
+        most = max(1, _AT_ONCE // math.prod(self.image_shape))
+        at_once = max(
+            n for n in range(1, min(most, batch_size) + 1) if not batch_size % n
+        )
 
         def with_views(number, batch):
-            # A piece may hold the end of one step and the start of the next.
-            first = start + number * at_once
-            steps = tf.range(first, first + at_once) // batch_size
-            progress = tf.cast(steps, tf.float64) / last_step
+            step = start_step + number * at_once // batch_size
+            progress = tf.cast(step, tf.float64) / last_step
             return {**batch, **views(batch["views"], batch["seed"], progress)}
 
         dataset = dataset.batch(at_once, drop_remainder=True).enumerate()

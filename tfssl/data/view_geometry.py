@@ -206,14 +206,16 @@ class GaussianBlur(ViewOp):
         radius = max(1, min(height, width) // 20)
         draws = randomness.uniforms(randomness.fold(seed, "gaussian_blur"), 0, 2)
         low, high = self.sigma
-        sigma = low + (high - low) * draws[:, 1:]
-        offsets = np.arange(-radius, radius + 1, dtype=np.float32)
+        # In float64, so that no neighbour in the batch decides about a last bit.
+        sigma = tf.cast(low + (high - low) * draws[:, 1:], tf.float64)
+        offsets = np.arange(-radius, radius + 1, dtype=np.float64)
         kernel = tf.exp(-0.5 * (offsets / sigma) ** 2)
         # A kernel of one point leaves an image as it is, to the last bit.
-        point = np.broadcast_to((offsets == 0).astype(np.float32), [1, len(offsets)])
+        point = np.broadcast_to((offsets == 0).astype(np.float64), [1, len(offsets)])
         on = draws[:, :1] < tf.cast(self.p * column(strength), tf.float32)
         kernel = tf.where(on, kernel, point)
         kernel /= tf.reduce_sum(kernel, axis=-1, keepdims=True)
+        kernel = tf.cast(kernel, tf.float32)
         rows, columns = (
             tf.reshape(kernel @ _shifts(radius, n), [-1, n, n]) for n in (height, width)
         )

@@ -72,7 +72,7 @@ def vote(
     Returns:
       [m].
     """
-    features, asked = (tf.math.l2_normalize(x, axis=1) for x in (features, asked))
+    features, asked = (_normalised(x) for x in (features, asked))
     classes = []
     rows = max(1, _ENTRIES // max(len(labels), k * num_classes))
     for i in range(0, asked.shape[0], rows):
@@ -84,3 +84,10 @@ def vote(
         votes = tf.einsum("mk,mkc->mc", weight, of_class)
         classes.append(tf.argmax(votes, axis=1).numpy())
     return np.concatenate(classes)
+
+
+def _normalised(features: np.ndarray) -> np.ndarray:
+    """Rows of length 1, of whatever length they were; rows of zeros stay."""
+    features = features.astype(np.float64)
+    norm = np.linalg.norm(features, axis=1, keepdims=True)
+    return (features / np.where(norm > 0, norm, 1)).astype(np.float32)

@@ -106,7 +106,7 @@ class DINO(MultiCropObjective):
             temperature,
         )
         forward.notes["dino/teacher"] = (teachers - self.centre) / temperature
-        if forward.training:
+        if forward.updates:
             mean = tf.reduce_mean(distribute.gather(teachers), [0, 1])
             self.centre.assign_add((1 - self.centre_momentum) * (mean - self.centre))
         return loss

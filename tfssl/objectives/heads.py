@@ -58,6 +58,7 @@ def _normalised(x: keras.KerasTensor, name: str, affine: bool) -> keras.KerasTen
         epsilon=1e-5,
         center=affine,
         scale=affine,
+        dtype=None if affine else "float32",
         synchronized=distribute.replicas() > 1,
         name=name,
     )(x)

@@ -29,7 +29,7 @@ class MoCoV2(ViewObjective):
       hidden: Width of the head's hidden layer.
       out: Dimensions of queries and keys.
       temperature: Of InfoNCE.
-      queue: Number of keys kept; a multiple of the global batch.
+      queue: Number of keys kept.
       momentum: Of the teacher.
       symmetric: Let both views be queries.
     """
@@ -75,7 +75,7 @@ class MoCoV2(ViewObjective):
             contrastive.info_nce(query, key, negatives, self.temperature)
             for query, key in pairs
         ]
-        if forward.training:
+        if forward.updates:
             for _, key in pairs:
                 self.keys.push(distribute.gather(key))
         return tf.add_n(losses) / len(losses)

@@ -73,7 +73,7 @@ class Objective:
         """[b], one number per example.
 
         `batch['progress']` is the share of the run that is done. State that follows a
-        pass (a queue, a centre) moves here, and only if `forward.training`.
+        pass (a queue, a centre) moves here, and only if `forward.updates`.
         """
         raise NotImplementedError
 

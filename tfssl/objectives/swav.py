@@ -62,7 +62,7 @@ class SwAV(MultiCropObjective):
     def build(self, features: int, num_classes: int) -> None:
         inputs = keras.Input([features])
         z = heads.mlp(inputs, [self.hidden, self.out], self.name)
-        z = keras.layers.UnitNormalization(name=f"{self.name}_unit")(z)
+        z = keras.layers.UnitNormalization(dtype="float32", name=f"{self.name}_unit")(z)
         self.clusters = Prototypes(self.prototypes, name=f"{self.name}_prototypes")
         self.head = keras.Model(inputs, [z, self.clusters(z)], name=f"{self.name}_head")
         self._queues = []
@@ -83,12 +83,12 @@ class SwAV(MultiCropObjective):
         embeddings = [z for z, _ in self.crops(forward, views)]
         scores = [self.clusters(z, learns) for z in embeddings]
         codes = [
-            self._codes(view, embeddings[view], scores[view], forward.training, batch)
+            self._codes(view, embeddings[view], scores[view], forward.updates, batch)
             for view in range(self.num_views)
         ]
         return clustering.swapped_prediction(scores, codes, self.temperature)
 
-    def _codes(self, view, z, scores, training, batch) -> tf.Tensor:
+    def _codes(self, view, z, scores, updates, batch) -> tf.Tensor:
         """[b, k], of a global view; without gradient."""
         z, scores = tf.stop_gradient(z), tf.stop_gradient(scores)
         if not self._queues:
@@ -101,7 +101,7 @@ class SwAV(MultiCropObjective):
             self._balanced(scores, known),
             self._balanced(scores),
         )
-        if training:
+        if updates:
             queue.push(distribute.gather(z))
         return codes
 

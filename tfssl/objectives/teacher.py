@@ -13,7 +13,8 @@ from tfssl import distribute
 class Teacher:
     """The momentum encoder of MoCo, BYOL and DINO.
 
-    The average is of all weights and of the moving statistics of BatchNorm. In its
+    The average is of all weights and of the moving statistics of BatchNorm; of what
+    else there is, such as the seeds of dropout, it keeps the first value. In its
     passes BatchNorm normalises by the batch, as the student's does in training; what it
     would have added to the moving statistics is dropped.
 
@@ -53,6 +54,8 @@ class Teacher:
                 (others, model.non_trainable_variables),
             ):
                 for average, value in zip(averages, values, strict=True):
+                    if not average.dtype.is_floating:
+                        continue
                     change = tf.convert_to_tensor(value) - average
                     average.assign_add((1 - momentum) * change)
 

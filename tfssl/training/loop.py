@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import sys
 import time
@@ -226,8 +227,6 @@ def train(
 
         row = {"step": step, "epoch": step / steps_per_epoch}
         row |= _means(logs, step, checkpoints)
-        if collapse and step > last_step / 10:
-            _check_spread(row, collapse)
         row["learning_rate"] = float(rate(step - 1))  # Updates count from 0.
         seconds = time.perf_counter() - since
         row["images_per_second"] = len(logs) * batch_size / seconds
@@ -237,6 +236,8 @@ def train(
                 row |= {f"validation/{key}": value for key, value in measured.items()}
                 selection.offer(step, measured, exported)
         metrics.append(row)
+        if collapse and step > last_step / 10:
+            _check_spread(row, collapse)
         checkpoints.save(step)
         callbacks.on_epoch_end(step, row)
         bar.set_postfix(loss=f"{row['loss']:.3f}")
@@ -283,7 +284,12 @@ def _variables(model: Trainer) -> dict[str, tf.Variable]:
     named = [*model.weights, *model.optimizer.variables]
     variables = {variable.path: variable.value for variable in named}
     if len(variables) != len(named):
-        raise AssertionError("two variables share a path: a checkpoint would mix them")
+        paths = collections.Counter(variable.path for variable in named)
+        path = paths.most_common(1)[0][0]
+        raise UserError(
+            f"two heads have a variable {path}: terms of one method must share one"
+            " objective, as gin.singleton makes them do in terms/acl.gin"
+        )
     if model.ema_decay is not None:
         variables |= {variable.name: variable for variable in model.averages}
     for objective in model.objectives:

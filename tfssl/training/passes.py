@@ -15,6 +15,7 @@ class Passes:
       backbone: `backbone(image, training)`, [n, h, w, c] to features [n, d].
       classifier: Features [n, d] to logits [n, k], or None.
       training: Mode of BatchNorm.
+      updates: Whether the step's update is computed, and not its attack.
     """
 
     def __init__(
@@ -22,8 +23,10 @@ class Passes:
         backbone: Callable[..., tf.Tensor],
         classifier: keras.Model | None,
         training: bool,
+        updates: bool = False,
     ):
         self.training = training
+        self.updates = updates
         self.notes: dict[str, tf.Tensor] = {}
         self._backbone = backbone
         self._classifier = classifier
@@ -71,6 +74,7 @@ class Detached:
 
     def __init__(self, passes: Passes):
         self.training = passes.training
+        self.updates = passes.updates
         self.notes: dict[str, tf.Tensor] = {}
         self._passes = passes
 

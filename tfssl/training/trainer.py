@@ -56,6 +56,11 @@ class Trainer(keras.Model):
         super().__init__(name="trainer")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay must be in [0, 1), not {ema_decay!r}")
+        if one_pass and any(term.objective.pipeline_views for term in terms):
+            raise UserError(
+                "one_pass sends whole images through the network as one batch: methods"
+                " that compare views have passes of their own"
+            )
         if dual_batch_norm and one_pass:
             raise UserError(
                 "one_pass normalises all inputs together: no dual BatchNorm"
@@ -82,6 +87,11 @@ class Trainer(keras.Model):
         for objective in self.objectives:
             objective.build(dim, num_classes)
             objective.follow(backbone)
+            if objective.state and sum(t.objective is objective for t in terms) > 1:
+                raise UserError(
+                    f"{objective.name} has a teacher, a queue or a centre, which two"
+                    " terms would both move: it can be in one term only"
+                )
         self.heads = [o.head for o in self.objectives if o.head is not None]
         self._folded = Folded(backbone) if attack is not None else None
         if ema_decay is not None:
@@ -104,13 +114,14 @@ class Trainer(keras.Model):
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One update. Returns this replica's share of each logged number."""
+        self._check_sizes(batch)
         batch = {**batch, "progress": self._progress()}
         views = self._views(batch, self._examples(batch))
-        passes = Passes(self.backbone, self.classifier, training=True)
+        passes = Passes(self.backbone, self.classifier, True, updates=True)
         clean = passes
         if self.dual_batch_norm:
-            clean = Passes(self.clean_backbone, self.classifier, training=True)
-        probe = Detached(Passes(self.backbone, self.classifier, training=False))
+            clean = Passes(self.clean_backbone, self.classifier, True, updates=True)
+        probe = Detached(Passes(self.backbone, self.classifier, False, updates=True))
         logs = {}
         with tf.GradientTape() as tape:
             if self.one_pass:
@@ -158,6 +169,18 @@ class Trainer(keras.Model):
         if self.ema_decay is not None:
             self._average()
         return {"loss": total, **logs}
+
+    def _check_sizes(self, batch: Batch) -> None:
+        """Raises UserError if the network cannot take the pipeline's views."""
+        takes = self.backbone.input_shape[1:3]
+        for views in ("views", "local_views"):
+            if views in batch and None not in takes:
+                made = tuple(batch[views].shape[-3:-1])
+                if made != takes:
+                    raise UserError(
+                        f"the {views} are {made} pixels and the network takes {takes}:"
+                        " it must take any size (models/resnet18_any_size.gin)"
+                    )
 
     def _progress(self) -> tf.Tensor:
         """The share of the run that is done."""
@@ -260,7 +283,10 @@ def _twin(network: keras.Model) -> keras.Model:
         if not isinstance(layer, keras.layers.BatchNormalization):
             return layer
         config = layer.get_config()
-        return type(layer).from_config(config | {"name": f"{layer.name}_clean"})
+        mine = type(layer).from_config(config | {"name": f"{layer.name}_clean"})
+        mine.build(layer.input.shape)
+        mine.set_weights(layer.get_weights())  # Of a network that is trained already.
+        return mine
 
     return keras.models.clone_model(network, clone_function=clone)
 
