@@ -166,6 +166,7 @@ def _one_line_errors():
         if missing := re.match(r"(\w+)/macro\.value set to `%gin.REQUIRED`", message):
             raise UserError(
                 f"{missing[1]} is not set: include a file that sets it, or give it by"
-                f" --gin_param (gin/runs/train.gin says what goes where)"
+                f' --gin_param "{missing[1]} = ..." (the gin files that need it, and'
+                " gin/runs/train.gin, say what goes where)"
             ) from error
         raise UserError(f"configuration: {message}{line}") from error

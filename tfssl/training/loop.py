@@ -337,7 +337,8 @@ def _check_spread(row: Mapping[str, float], least: float) -> None:
 
 
 def _line(name: str, row: Mapping[str, float], last_step: int) -> str:
-    shown = [f"{k} {v:.3f}" for k, v in row.items() if k.startswith(("loss", "val"))]
+    kinds = ("loss", "spread", "validation")
+    shown = [f"{k} {v:.3f}" for k, v in row.items() if k.startswith(kinds)]
     return (
         f"{name} step {row['step']}/{last_step} {' '.join(shown)}"
         f" {row['images_per_second']:.0f} images/s"

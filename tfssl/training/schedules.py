@@ -66,7 +66,8 @@ def cosine(
     warmup = round(warmup_epochs * steps_per_epoch)
     if not 0 <= warmup < steps:
         raise UserError(
-            f"cosine.warmup_epochs {warmup_epochs} does not fit into the run"
+            f"cosine.warmup_epochs {warmup_epochs} does not fit into the run of"
+            f" {steps / steps_per_epoch:g} epochs: lower it, or raise EPOCHS"
         )
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warmup else learning_rate,

@@ -179,7 +179,7 @@ class Trainer(keras.Model):
                 if made != takes:
                     raise UserError(
                         f"the {views} are {made} pixels and the network takes {takes}:"
-                        " it must take any size (models/resnet18_any_size.gin)"
+                        " set its any_size, as models/resnet18_any_size.gin does"
                     )
 
     def _progress(self) -> tf.Tensor:
