@@ -52,6 +52,22 @@ def test_stages_of_an_ensemble_are_columns_in_its_order(tmp_path):
     assert f"{GAP} b at final: not measured." in stages[1].notes
 
 
+def test_evaluators_of_unperturbed_images_share_a_table(tmp_path):
+    plain = {"perturbation": "none"}
+    write_cell(tmp_path / "a", 0.0, 0.4, "a", evaluator="knn", **plain)
+    write_cell(tmp_path / "a", 0.0, 0.5, "a", evaluator="linear", **plain)
+    write_cell(tmp_path / "b", 0.0, 0.3, "b", evaluator="knn", **plain)
+    write_cell(tmp_path / "a", EPS, 0.2, "a", evaluator="aa")
+    attacked, probes = map(tables.table, summaries.summarise(rows.read([tmp_path])))
+    assert attacked.title == "digits test, aa (linf): accuracy (%)"
+    assert probes.title == "digits test, knn, linear: accuracy (%)"
+    assert probes.header == ["run", "seeds", "knn", "linear"]
+    assert probes.rows == [
+        ["a", "1", "40.0 [35.0, 44.0]", "50.0 [45.0, 54.0]"],
+        ["b", "1", "30.0 [25.0, 34.0]", GAP],
+    ]
+
+
 def test_other_ensembles_of_the_same_name_are_told(tmp_path):
     ensemble(tmp_path / "a", "a", 0.9, {EPS: [0.5, 0.4, 0.3]})
     ensemble(tmp_path / "b", "b", 0.9, {EPS: [0.4, 0.3]}, attacks=["apgd_t", "square"])

@@ -6,6 +6,8 @@ parts of one whole, and share a table for each strength instead:
     accuracy after <attack>   what is left before the last attack of an ensemble, whose
                               accuracy has a table of its own too
     accuracy, <role>          with another attack in place of the one that is checked
+
+Evaluators of unperturbed images (clean, knn, linear) are columns of one table as well.
 """
 
 from __future__ import annotations
@@ -34,6 +36,33 @@ class Page:
     rows: pd.DataFrame
     columns: list[float] | list[str]
     strength: float | None = None
+
+
+def grouped(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str, str], list[Page]]]:
+    """Distributes rows: to (data set, split, evaluator, perturbation), and its pages.
+
+    Where several evaluators measured unperturbed images, they are one, 'knn, linear'.
+    """
+    found = []
+    plain = rows["perturbation"] == "none"
+    for name, group in rows[~plain].groupby(
+        ["dataset", "split", "evaluator", "perturbation"]
+    ):
+        found.append((name, pages(group)))
+    for (dataset, split), group in rows[plain].groupby(["dataset", "split"]):
+        evaluators = sorted(group["evaluator"].unique())
+        name = (dataset, split, ", ".join(evaluators), "none")
+        if len(evaluators) == 1:
+            found.append((name, pages(group)))
+            continue
+        together = []
+        for metric, one in group.groupby("metric"):
+            columns = sorted(one["evaluator"].unique())
+            together.append(
+                Page(metric, one.assign(column=one["evaluator"]), columns, 0.0)
+            )
+        found.append((name, together))
+    return sorted(found, key=lambda pair: pair[0])
 
 
 def pages(rows: pd.DataFrame) -> list[Page]:

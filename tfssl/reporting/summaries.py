@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from tfssl.reporting.marks import Mark
-from tfssl.reporting.pages import Page, pages
+from tfssl.reporting.pages import Page, grouped
 from tfssl.reporting.rows import differing_settings
 
 GROUP = ["dataset", "split", "evaluator", "perturbation", "metric"]
@@ -92,7 +92,8 @@ class Summary:
         known = self.perturbation == "none" or self.perturbation in self.evaluator
         kind = "" if known else f" ({self.perturbation})"
         minus = f" minus that of {self.baseline}" if self.baseline else ""
-        at = "" if self.strength is None else f" at {self.label(self.strength)}"
+        plain = self.strength is None or self.perturbation == "none"
+        at = "" if plain else f" at {self.label(self.strength)}"
         what = f"{self.evaluator}{kind}{at}: {self.metric}{minus}"
         return f"{self.dataset} {self.split}, {what}"
 
@@ -194,10 +195,10 @@ def summarise(
       baseline: A run that is not listed, since the others are compared with it.
     """
     summaries = []
-    for name, group in rows.groupby(GROUP[:-1]):
+    for name, its_pages in grouped(rows):
         here = (rows["dataset"] == name[0]) & (rows["split"] == name[1])
         runs = [run for run in rows[here]["run"].unique() if run != baseline]
-        for page in pages(group):
+        for page in its_pages:
             epsilons = page.rows["epsilon_train"].dropna().unique()
             summary = Summary(
                 *name,
