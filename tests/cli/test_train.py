@@ -103,7 +103,7 @@ def refused(tmp_path):
         (["NAME='x'", "EPSILON='-1/255'"], "non-negative"),
         (["NAME='x'", "EPSILON=8/255"], "--gin_param EPSILON=8/255: words, and frac"),
         (["NAME='x'", "SSL_WEIGHT=-1"], ">= 0"),
-        (["NAME='x'", "EPOCHS=0"], "epochs must be a whole number, at least 1"),
+        (["NAME='x'", "EPOCHS=-1"], "epochs must be a whole number, at least 0"),
         (["NAME='x'", "Trainer.ema_decay=2.0"], "ema_decay"),
         (["NAME='x'", "SCHEDULE=@constant"], "constant"),
         (["NAME='x'", "WEIGHT_DECAY=-1.0"], "weight_decay"),
@@ -127,7 +127,7 @@ def test_run_dir_of_another_configuration(refused, tmp_path):
     config.parse(PARTS, [*PARAMS, "SEED=1"])
     (tmp_path / "run" / "config.gin").write_text(config.text())
     # As long as nothing has been learnt, any configuration may be tried.
-    assert "epochs" in refused(params=[*PARAMS, "SEED=2", "EPOCHS=0"])
+    assert "epochs" in refused(params=[*PARAMS, "SEED=2", "EPOCHS=-1"])
     config.parse(PARTS, [*PARAMS, "SEED=1"])
     (tmp_path / "run" / "config.gin").write_text(config.text())
     (tmp_path / "run" / "checkpoints").mkdir()
