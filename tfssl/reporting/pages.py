@@ -18,6 +18,7 @@ import re
 
 import pandas as pd
 
+GROUP = ["dataset", "split", "evaluator", "perturbation", "metric"]
 PART = re.compile(r"(?P<whole>.+?)(?P<joint> after |, )(?P<name>.+)")
 
 
@@ -45,9 +46,7 @@ def grouped(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str, str], list[Pa
     """
     found = []
     plain = rows["perturbation"] == "none"
-    for name, group in rows[~plain].groupby(
-        ["dataset", "split", "evaluator", "perturbation"]
-    ):
+    for name, group in rows[~plain].groupby(GROUP[:-1]):
         found.append((name, pages(group)))
     for (dataset, split), group in rows[plain].groupby(["dataset", "split"]):
         evaluators = sorted(group["evaluator"].unique())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import logging
 
-from tfssl.reporting import differences, plots, rows, summaries, tables
+from tfssl.reporting import differences, pages, plots, rows, summaries, tables
 
 
 def write(
@@ -73,5 +73,5 @@ def _write(path: Path, text: str) -> None:
 def _picture(kind: str, summary: summaries.Summary) -> str:
     """For instance 'curve-digits-test-pgd20-linf-accuracy.png'."""
     name = "curve" if kind == "table" else kind
-    parts = [name] + [getattr(summary, part) for part in summaries.GROUP]
+    parts = [name] + [getattr(summary, part) for part in pages.GROUP]
     return re.sub(r"[^\w.-]+", "_", "-".join(parts)) + ".png"

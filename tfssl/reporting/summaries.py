@@ -14,8 +14,6 @@ from tfssl.reporting.marks import Mark
 from tfssl.reporting.pages import Page, grouped
 from tfssl.reporting.rows import differing_settings
 
-GROUP = ["dataset", "split", "evaluator", "perturbation", "metric"]
-
 Column = float | str
 """A strength, or the name of a part, see `pages`."""
 
