@@ -53,6 +53,7 @@ vit_small.std = 0.25
 Dataset.test_split = 'test'
 Dataset.image_size = 32
 Dataset.in_memory = True
+RandomResizedCrop.size = 32
 Dataset.num_examples = 8
 BATCH_SIZE = 4
 EPOCHS = 1
@@ -172,8 +173,8 @@ def shrink_heads():
             return tuple(map(small, value))
         return min(value, 16) if isinstance(value, int) else value
 
-    for (_, name), bound in gin.config._CONFIG.items():
-        if re.match(r"tfssl\.(objectives\.|data\.RandomResizedCrop$)", name):
+    for (scope, name), bound in gin.config._CONFIG.items():
+        if name.startswith("tfssl.objectives.") or scope == "local":
             bound.update({key: small(value) for key, value in bound.items()})
 
 

@@ -228,7 +228,7 @@ def test_images_of_all_sizes_are_resized_and_cropped():
         memory, disk = (take(d.eval_batches("train", 4, 0), -1) for d in data)
         sources = [
             tf.io.decode_image(example["image"]).numpy()
-            for example in data[0]._read("train")
+            for example in prepared.undecoded(data[0]._builder, "train")
         ]
     assert_equal(memory, disk)
     assert memory[0]["image"].shape == (4, 21, 21, 3)
@@ -369,8 +369,8 @@ def test_cifar10(monkeypatch):
     assert (data.num_classes, data.image_shape) == (10, (32, 32, 3))
     assert [data.size(split) for split in SPLITS] == [1000, 5000, 10000]
     assert sorted(data.ids("test")) == list(range(10000))
-    assert np.bincount(data._labels("test")).tolist() == [1000] * 10
-    assert np.bincount(data._labels("validation")).min() > 400
+    assert np.bincount(data._splits.labels("test")).tolist() == [1000] * 10
+    assert np.bincount(data._splits.labels("validation")).min() > 400
     (batch,) = take(data.train_batches(256, 0), 1)
     # The channels' means are known to be 0.49, 0.48 and 0.45.
     means = batch["image"].mean((0, 1, 2))

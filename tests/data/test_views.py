@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from PIL import Image
 
 import tfssl.data.digits  # noqa: F401  Makes 'digits' known to TFDS.
 from tfssl import randomness
+from tfssl.data import prepared
 from tfssl.data.augmentation import Flip
 from tfssl.data.dataset import Dataset
 from tfssl.data.fading import Fading
@@ -379,6 +381,27 @@ def test_batches_have_views_of_the_images_before_augmentation(
     for batch, other in zip(batches[1:], resumed, strict=True):
         np.testing.assert_array_equal(batch["id"], other["id"])
         np.testing.assert_array_equal(batch["views"], other["views"])
+
+
+def test_views_of_pictures_on_disk_are_of_the_whole_pictures():
+    kwargs = {"name": "imagenette/160px-v2:1.0.0", "test_split": "validation"}
+    flip = HorizontalFlip(1.0)
+    crop = RandomResizedCrop(16)
+    views = Views([ViewRecipe([crop, flip]), ViewRecipe([crop])])
+    with tfds.testing.mock_data(num_examples=6):
+        data = Dataset(**kwargs, validation=2, image_size=21, in_memory=False)
+        raw = prepared.undecoded(data._builder, "train")
+        pictures = [tf.io.decode_image(example["image"]) for example in raw]
+        batch = next(iter(data.train_batches(4, 0, views=views)))
+        with pytest.raises(UserError, match=r"set RandomResizedCrop\.size"):
+            data.train_batches(4, 0, views=Views([ViewRecipe([flip])]))
+    assert batch["image"].shape == (4, 21, 21, 3)
+    assert batch["views"].shape == (4, 2, 16, 16, 3)
+    assert len({picture.shape for picture in pictures}) > 1
+    for i, number in enumerate(batch["id"]):
+        picture = tf.cast(pictures[number], tf.float32) / 255
+        whole = views(picture, batch["seed"][i])
+        np.testing.assert_allclose(batch["views"][i], whole["views"], atol=1e-5)
 
 
 def test_batches_fade_with_the_run_wherever_it_starts(tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import gin
@@ -13,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tfssl import files, randomness
+from tfssl import randomness
 from tfssl.data import prepared
+from tfssl.data.splits import Splits
 from tfssl.types import UserError
 
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -47,7 +47,8 @@ class Dataset:
       num_examples: Number of training examples kept of the others; all if not given.
       num_test_examples: Number of test examples kept; all if not given.
       image_size: For images that vary in size: the shorter side is resized to 8/7 of
-        this, then the centre is cropped (224 is ImageNet's usual 256 and 224).
+        this, then the centre is cropped (224 is ImageNet's usual 256 and 224). Views
+        are made of the whole pictures where the data are not in memory.
       label_map: From labels to labels 0 .. k - 1; examples with other labels are
         dropped.
       in_memory: False if the decoded images do not fit into memory.
@@ -74,21 +75,10 @@ class Dataset:
     ):
         self.name = name
         self._builder = prepared.builder(name)
-        self._splits = {
-            "train": train_split,
-            "validation": train_split,
-            "test": test_split,
-        }
-        self._validation = validation
-        self._num_examples = num_examples
-        self._num_test_examples = num_test_examples
         self._image_size = image_size
-        self._label_map = label_map
         self._in_memory = in_memory
         self._shuffle_block = shuffle_block
         # Nothing is read before it is needed, and nothing twice.
-        self._index = functools.cache(self._index)
-        self._positions = functools.cache(self._positions)
         self._images = functools.cache(self._images)
 
         features = self._builder.info.features
@@ -102,8 +92,7 @@ class Dataset:
                     " sets for image classification can be used"
                 )
         self._image_feature = features["image"]
-        self._num_labels = features["label"].num_classes
-        self.num_classes: int = self._num_labels
+        self.num_classes: int = features["label"].num_classes
         if label_map is not None:
             self.num_classes = len(set(label_map.values()))
             if set(label_map.values()) != set(range(self.num_classes)):
@@ -123,15 +112,26 @@ class Dataset:
                 f"The images of {name} are {dtype}:"
                 " they must be uint8, or float32 in [0, 1] with in_memory=True"
             )
+        self._splits = Splits(
+            name,
+            self._builder,
+            {"train": train_split, "validation": train_split, "test": test_split},
+            {
+                "validation": validation,
+                "num_examples": num_examples,
+                "num_test_examples": num_test_examples,
+            },
+            label_map,
+            keep_index=not in_memory,
+        )
 
     def size(self, split: str) -> int:
         """Number of examples of 'train', 'validation' or 'test'."""
-        return len(self._positions(split))
+        return self._splits.size(split)
 
     def ids(self, split: str) -> np.ndarray:
         """[n] int64, the ids in the order of `eval_batches`."""
-        positions = self._positions(split)
-        return self._index(self._splits[split])[0][positions]
+        return self._splits.ids(split)
 
     @functools.cached_property
     def fingerprint(self) -> dict:
@@ -141,11 +141,11 @@ class Dataset:
         'images' that of the decoded pixels.
         """
         splits = {}
-        for split in self._splits:
+        for split, tfds_split in self._splits.tfds_splits.items():
             digest = hashlib.sha256(self.ids(split).astype("<i8").tobytes())
-            digest.update(self._labels(split).astype("<i4").tobytes())
+            digest.update(self._splits.labels(split).astype("<i4").tobytes())
             splits[split] = {
-                "tfds": self._splits[split],
+                "tfds": tfds_split,
                 "examples": self.size(split),
                 "labels": digest.hexdigest(),
             }
@@ -183,7 +183,8 @@ class Dataset:
           views: Makes more entries of the batch, `views(image, seed, progress) ->
             dict`, of the images [b, h, w, c] as they are before `augment`, their seeds
             [b, 2] and the share of the run that is done before their step; see
-            `tfssl.data.views.Views`.
+            `tfssl.data.views.Views`. Where the data are not in memory, images are the
+            whole pictures, before `image_size` cuts them; b is 1 if they vary in size.
           last_step: Length of the run in steps; of an endless one no share is done.
         """
         size = self.size("train")
@@ -192,10 +193,10 @@ class Dataset:
         start = start_step * batch_size
         finish = self._finish("train", seed)
 
-        def example(epoch, j, image):
+        def example(epoch, j, image, picture):
             result = finish(epoch, j, image)
             if views is not None:
-                result["views"] = result["image"]  # Of which they are made, below.
+                result["views"] = _scaled(picture)  # Of which they are made, below.
             for fn in augment:
                 result["image"] = fn(result["image"], result["seed"])
             return result
@@ -208,7 +209,7 @@ class Dataset:
                 j = tf.random.experimental.index_shuffle(
                     i % size, seed=_epoch_seed(seed, epoch), max_index=size - 1
                 )
-                return example(epoch, j, images[j])
+                return example(epoch, j, images[j], images[j])
 
             dataset = tf.data.Dataset.range(start, _FOREVER)
             dataset = dataset.map(nth, num_parallel_calls=tf.data.AUTOTUNE)
@@ -216,20 +217,24 @@ class Dataset:
             dataset = tf.data.Dataset.range(start // size, _FOREVER)
             dataset = dataset.flat_map(functools.partial(self._shuffled, seed=seed))
             dataset = dataset.skip(start % size)
-            dataset = dataset.map(
-                lambda epoch, j, raw: example(epoch, j, self._decode(raw)),
-                num_parallel_calls=tf.data.AUTOTUNE,
-            )
+
+            def read(epoch, j, raw):
+                picture = self._image_feature.decode_example(raw)
+                return example(epoch, j, self._cut(picture), picture)
+
+            dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE)
         if views is None:
             return _ordered(dataset.batch(batch_size, drop_remainder=True))
 
         # Parts of one batch, the same ones wherever the run starts: among others in the
         # batch an image may differ in its last bit.
-        most = max(1, _AT_ONCE // math.prod(self.image_shape))
+        shape = dataset.element_spec["views"].shape
+        most = max(1, _AT_ONCE // shape.num_elements()) if None not in shape else 1
         at_once = max(
             n for n in range(1, min(most, batch_size) + 1) if not batch_size % n
         )
 
+        @tf.autograph.experimental.do_not_convert  # It would hide a UserError.
         def with_views(number, batch):
             step = start_step + number * at_once // batch_size
             progress = tf.cast(step, tf.float64) / last_step
@@ -291,97 +296,6 @@ class Dataset:
         dataset = dataset.concatenate(padding)
         return _ordered(dataset.batch(batch_size, drop_remainder=True))
 
-    def _index(self, tfds_split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Ids [n] int64 and labels [n] int64 of a TFDS split, in the order of reading.
-
-        Where the images do not fit into memory, reading them all for this takes
-        minutes, so the result is kept on disk.
-        """
-        if self._in_memory:
-            return self._read_index(tfds_split)
-        key = f"{self._builder.data_path} {self._builder.info.as_json} {tfds_split}"
-        digest = hashlib.sha256(key.encode()).hexdigest()
-        path = prepared.cache_dir() / "index" / f"{digest}.npz"
-        if not path.exists():
-            ids, labels = self._read_index(tfds_split)
-            with files.replacing(path) as temporary:
-                np.savez(temporary, ids=ids, labels=labels)
-        with np.load(path) as file:
-            return file["ids"], file["labels"]
-
-    def _read_index(self, tfds_split: str) -> tuple[np.ndarray, np.ndarray]:
-        features = self._builder.info.features
-        has_id = "id" in features and isinstance(features["id"], tfds.features.Text)
-        dataset = self._read(tfds_split).map(
-            lambda x: (x["label"], x["id"] if has_id else "")
-        )
-        labels, names = [], []
-        for label, name in dataset.batch(4096).as_numpy_iterator():
-            labels.extend(label.tolist())
-            names.extend(name.tolist())
-        numbers = [re.search(rb"\d+$", name) for name in names]
-        ids = np.arange(len(names))
-        if all(numbers):
-            in_names = np.array([int(number[0]) for number in numbers], np.int64)
-            if len(np.unique(in_names)) == len(in_names):
-                ids = in_names
-        labels = np.array(labels, np.int64)
-        wrong = labels[(labels < 0) | (labels >= self._num_labels)]
-        if len(wrong):
-            raise UserError(
-                f"Split {tfds_split!r} of {self.name} has label {wrong[0]}, outside of"
-                f" 0 .. {self._num_labels - 1}: a split without labels cannot be used"
-            )
-        return ids, labels
-
-    def _labels(self, split: str) -> np.ndarray:
-        """[n] int32, after the label map."""
-        labels = self._index(self._splits[split])[1][self._positions(split)]
-        if self._label_map is not None:
-            labels = np.array([self._label_map[label] for label in labels.tolist()])
-        return labels.astype(np.int32)
-
-    def _positions(self, split: str) -> np.ndarray:
-        """[n] int64, ascending: where the split's examples are in the TFDS split."""
-        if split not in self._splits:
-            raise UserError(
-                f"There is no split {split!r}: use 'train', 'validation' or 'test'"
-            )
-        ids, labels = self._index(self._splits[split])
-        positions = np.arange(len(ids))
-        if self._label_map is not None:
-            positions = positions[np.isin(labels, list(self._label_map))]
-        if split == "test":
-            return self._subset(
-                positions, ids, self._num_test_examples, "num_test_examples"
-            )
-        held_out = self._subset(positions, ids, self._validation, "validation")
-        if split == "validation":
-            return held_out
-        return self._subset(
-            np.setdiff1d(positions, held_out), ids, self._num_examples, "num_examples"
-        )
-
-    def _subset(
-        self, positions: np.ndarray, ids: np.ndarray, count: int | None, purpose: str
-    ) -> np.ndarray:
-        """The `count` of `positions` whose ids have the smallest hashes."""
-        if count is None:
-            return positions
-        if not 0 <= count <= len(positions):
-            raise UserError(
-                f"Dataset.{purpose} = {count}, but {self.name} has {len(positions)}"
-                " examples to take them from"
-            )
-        if count == 0:
-            return positions[:0]
-        hashes = [
-            hashlib.sha256(f"{purpose} {number}".encode()).digest()
-            for number in ids[positions].tolist()
-        ]
-        order = sorted(range(len(positions)), key=hashes.__getitem__)
-        return np.sort(positions[order[:count]])
-
     def _images(self, split: str) -> tf.Tensor:
         """The decoded images [n, h, w, c], in main memory."""
         dtype = self._image_feature.np_dtype
@@ -396,28 +310,11 @@ class Dataset:
         with tf.device("CPU:0"):
             return tf.constant(images)
 
-    def _read(self, tfds_split: str) -> tf.data.Dataset:
-        """All undecoded examples of a TFDS split, always in the same order."""
-        try:
-            return self._builder.as_dataset(
-                split=tfds_split,
-                shuffle_files=False,
-                decoders={"image": tfds.decode.SkipDecoding()},
-                read_config=tfds.ReadConfig(interleave_cycle_length=1),
-            )
-        except (ValueError, AssertionError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"{self.name} has no split {tfds_split!r}: set Dataset.train_split and"
-                f" Dataset.test_split ({reason:.200})"
-            ) from None
-
     def _raw(self, split: str, keep: np.ndarray) -> tf.data.Dataset:
         """Undecoded examples (place in the split, bytes), of the places in `keep`."""
-        places = np.full(len(self._index(self._splits[split])[0]), -1)
-        places[self._positions(split)[keep]] = np.flatnonzero(keep)
-        places = tf.constant(places)
-        dataset = self._read(self._splits[split]).enumerate()
+        places = tf.constant(self._splits.places(split, keep))
+        tfds_split = self._splits.tfds_splits[split]
+        dataset = prepared.undecoded(self._builder, tfds_split).enumerate()
         dataset = dataset.map(lambda i, x: (places[i], x["image"]))
         return dataset.filter(lambda j, raw: j >= 0)
 
@@ -447,7 +344,9 @@ class Dataset:
 
     def _decode(self, raw: tf.Tensor) -> tf.Tensor:
         """Bytes to an image of `image_shape`, still in the data set's dtype."""
-        image = self._image_feature.decode_example(raw)
+        return self._cut(self._image_feature.decode_example(raw))
+
+    def _cut(self, image: tf.Tensor) -> tf.Tensor:
         if self._image_size is not None:
             image = _resize(image, self._image_size)
         return tf.ensure_shape(image, self.image_shape)
@@ -455,19 +354,22 @@ class Dataset:
     def _finish(self, split: str, seed: int):
         """Makes the function (epoch, place, image) -> example, as in `types.Batch`."""
         ids = tf.constant(self.ids(split))
-        labels = tf.constant(self._labels(split))
+        labels = tf.constant(self._splits.labels(split))
 
         def finish(epoch, j, image):
-            if image.dtype == tf.uint8:
-                image = tf.cast(image, tf.float32) / 255
             return {
-                "image": image,
+                "image": _scaled(image),
                 "label": labels[j],
                 "id": ids[j],
                 "seed": randomness.example_seeds(seed, epoch, ids[j]),
             }
 
         return finish
+
+
+def _scaled(image: tf.Tensor) -> tf.Tensor:
+    """uint8, or float32 in [0, 1], to the latter."""
+    return tf.cast(image, tf.float32) / 255 if image.dtype == tf.uint8 else image
 
 
 def _epoch_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:

@@ -1,10 +1,11 @@
-"""Finds a TFDS data set on disk, or prepares it there."""
+"""Finds a TFDS data set on disk, or prepares it there, and reads it."""
 
 from __future__ import annotations
 
 import os
 import pathlib
 
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
@@ -66,6 +67,27 @@ def builder(name: str) -> tfds.core.DatasetBuilder:
                 f" where there is network and copy the result ({reason:.500})"
             ) from error
     return _builder(name, place)  # Anew, for it reads the description when made.
+
+
+def undecoded(builder: tfds.core.DatasetBuilder, tfds_split: str) -> tf.data.Dataset:
+    """All examples of a TFDS split, always in the same order, 'image' undecoded.
+
+    Raises:
+      UserError: There is no such split.
+    """
+    try:
+        return builder.as_dataset(
+            split=tfds_split,
+            shuffle_files=False,
+            decoders={"image": tfds.decode.SkipDecoding()},
+            read_config=tfds.ReadConfig(interleave_cycle_length=1),
+        )
+    except (ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{builder.info.full_name} has no split {tfds_split!r}: set"
+            f" Dataset.train_split and Dataset.test_split ({reason:.200})"
+        ) from None
 
 
 def _builder(name: str, place: pathlib.Path) -> tfds.core.DatasetBuilder:

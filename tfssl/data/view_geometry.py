@@ -75,7 +75,11 @@ class RandomResizedCrop(ViewOp):
     def planes(
         self, image: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float
     ) -> tf.Tensor:
-        height, width = image.shape[2:]
+        # Not known beforehand if the pictures vary in size.
+        height, width = (
+            tf.shape(image)[i] if n is None else n
+            for i, n in enumerate(image.shape[2:], 2)
+        )
         boxes = self.boxes(height, width, seed, strength)
         top, left, h, w = tf.unstack(boxes, axis=1)
         rows = self._weights(top, h, height, self.size or height)
@@ -86,8 +90,8 @@ class RandomResizedCrop(ViewOp):
 
     def boxes(
         self,
-        height: int,
-        width: int,
+        height: int | tf.Tensor,
+        width: int | tf.Tensor,
         seed: tf.Tensor,
         strength: tf.Tensor | float = 1.0,
     ) -> tf.Tensor:
@@ -104,6 +108,7 @@ class RandomResizedCrop(ViewOp):
         # In float64, so that no last bit of a batch decides about a rounded side.
         draws = tf.cast(draws, tf.float64)
         strength = column(strength)
+        height, width = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
         # In this order, in which 1 changes no bit of a share.
         low, high = (1 - strength + strength * share for share in self.scale)
         area = (low + (high - low) * draws[:, :_ATTEMPTS]) * height * width
@@ -114,14 +119,11 @@ class RandomResizedCrop(ViewOp):
         some = tf.reduce_any(fits, axis=-1)[:, None]
         sides = tf.gather(sides, tf.argmax(fits, axis=-1), batch_dims=1)
 
-        shape = width / height
-        central = tf.constant(
-            [
-                round(width / self.ratio[0]) if shape < self.ratio[0] else height,
-                round(height * self.ratio[1]) if shape > self.ratio[1] else width,
-            ],
-            tf.float64,
-        )
+        low, high = self.ratio
+        central = [
+            tf.minimum(tf.round(width / low), height),
+            tf.minimum(tf.round(height * high), width),
+        ]
         sides = tf.where(some, sides, central)
         room = [height, width] - sides
         place = tf.where(
@@ -130,13 +132,13 @@ class RandomResizedCrop(ViewOp):
         return tf.cast(tf.concat([place, sides], axis=-1), tf.float32)
 
     def _weights(
-        self, start: tf.Tensor, length: tf.Tensor, old: int, new: int
+        self, start: tf.Tensor, length: tf.Tensor, old: int | tf.Tensor, new: int
     ) -> tf.Tensor:
         """[b, new, old]: how much of each old pixel is in a new one."""
         start, length = start[:, None], length[:, None]
         step = length / new
         centre = start + step * (np.arange(new, dtype=np.float32) + 0.5)
-        pixel = np.arange(old, dtype=np.float32) + 0.5
+        pixel = tf.range(old, dtype=tf.float32) + 0.5
         distance = tf.abs(pixel - centre[..., None]) / tf.maximum(step, 1)[..., None]
         inside = (pixel > start) & (pixel < start + length)
         weights = _KERNELS[self.interpolation](distance)

@@ -64,7 +64,8 @@ class Views:
         """[h, w, c] and [2], or [b, h, w, c] and [b, 2], to the groups of views.
 
         Args:
-          image: float32 in [0, 1].
+          image: float32 in [0, 1]. If h and w are not known before the batch is there,
+            each recipe must begin with a crop to a given size.
           seed: int32.
           progress: The share of the run that is done, in [0, 1]: one for all or [b].
 
@@ -73,7 +74,8 @@ class Views:
           'local_views' [(b,) v', h'', w'', c].
 
         Raises:
-          UserError: The recipes of a group make images of different sizes.
+          UserError: The recipes of a group make images of different sizes, or of sizes
+            that depend on the pictures.
         """
         strength = self.strength(progress) if self.strength else 1.0
         result, number = {}, 0
@@ -84,6 +86,11 @@ class Views:
                 views.append(recipe(image, own, strength))
                 number += 1
             sizes = {tuple(view.shape[-3:-1]) for view in views}
+            if any(None in size for size in sizes):
+                raise UserError(
+                    "the pictures vary in size, and so would the views of this recipe:"
+                    " begin it with RandomResizedCrop and set RandomResizedCrop.size"
+                )
             if len(sizes) > 1:
                 raise UserError(f"The {name} differ in size: {sorted(sizes)}")
             if views:
