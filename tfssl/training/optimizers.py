@@ -55,7 +55,9 @@ def sgd(
       weight_decay: Factor of the kernels that is added to their gradients, as
         torch.optim.SGD does. (The argument of that name in Keras is decoupled from
         momentum, and so about ten times weaker at momentum 0.9.)
-      momentum: Momentum.
+      momentum: Momentum, v = momentum * v + learning_rate * g, as in Keras: steps
+        remember the rates they were made at. (PyTorch's remember the gradients alone.
+        The two differ where the rate changes within a few steps.)
       nesterov: Nesterov's form.
     """
     _check_decay(weight_decay)
