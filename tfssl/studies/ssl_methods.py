@@ -32,9 +32,14 @@ SUPERVISED = [
 ]
 PRETEXT = [*SUPERVISED[:3], "terms/ssl.gin"]
 SMALL = ["scales/ssl_small.gin"]
-# Made for a run a hundred times as long: a queue that lasts a fifth of an epoch, and a
-# teacher that the run is long enough for.
-SMALL_PARAMS = {"moco_v2": ["MoCoV2.queue=4096"], "dino": ["DINO.momentum=0.99"]}
+# Made for a run a hundred times as long: a queue that lasts a fifth of an epoch, a
+# teacher that the run is long enough for, and a rate at which not all steps of LARS are
+# cut to 2 % of a kernel until the run is over.
+SMALL_PARAMS = {
+    "moco_v2": ["MoCoV2.queue=4096"],
+    "dino": ["DINO.momentum=0.99"],
+    "barlow_twins": ["LEARNING_RATE=0.01"],
+}
 LONG = ("supervised", "rotation", "jigsaw")
 FULL_PARAMS = {name: ["EPOCHS=1000"] for name in LONG}
 # Black borders would solve jigsaws.
