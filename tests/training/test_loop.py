@@ -307,21 +307,34 @@ def test_log_has_the_learning_rate_of_its_step(train, tmp_path):
     assert got == pytest.approx([float(rate(s)) for s in range(STEPS_PER_EPOCH)])
 
 
-class Point(Rotation):
-    """All its embeddings are the same."""
+class Collapsed(Rotation):
+    """All its embeddings are the same, or on a line."""
+
+    def __init__(self, line):
+        super().__init__()
+        self.line = line
 
     def loss(self, forward, views, batch):
         loss = super().loss(forward, views, batch)
-        forward.notes[self.name] = tf.ones([tf.size(loss), 3])
+        number = tf.range(tf.size(loss), dtype=tf.float32)[:, None] * self.line
+        forward.notes[self.name] = [[1.0, 2.0, 3.0]] + number * [[1.0, 0.0, -1.0]]
         return loss
 
 
-def test_a_collapse_stops_the_run_and_is_in_the_log(train, tmp_path):
-    with pytest.raises(UserError, match="embeddings of rotation have collapsed"):
-        train(tmp_path, terms=[Term(Point())], attack=None)
-    assert float(metrics(tmp_path)[-1]["spread/rotation"]) < 1e-3
+@pytest.mark.parametrize(
+    ("line", "sign"),
+    [(False, "spread is .*, 0 being a point"), (True, "rank is 1, 1 being a line")],
+)
+def test_a_collapse_stops_the_run_and_is_in_the_log(
+    train, tmp_path, monkeypatch, line, sign
+):
+    monkeypatch.setattr(loop, "_STEADY", 1)
+    kwargs = {"terms": [Term(Collapsed(line))], "attack": None}
+    with pytest.raises(UserError, match=f"of rotation have collapsed: at .* {sign}"):
+        train(tmp_path, **kwargs)
+    assert (float(metrics(tmp_path)[-1]["spread/rotation"]) < 1e-3) == (not line)
     assert not (tmp_path / "model.keras").exists()
-    train(tmp_path, terms=[Term(Point())], attack=None, collapse=None, epochs=1)
+    train(tmp_path, **kwargs, collapse=None, collapse_rank=None, epochs=1)
     assert (tmp_path / "model.keras").exists()
 
 

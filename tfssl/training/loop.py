@@ -27,6 +27,7 @@ from tfssl.types import UserError
 
 # Where there is no progress bar, the longest time without a line in the log.
 _QUIET_SECONDS = 60
+_STEADY = 100  # Steps, before which few embeddings of a small batch may be alike.
 
 
 @gin.configurable(module="tfssl", denylist=["run_dir"])
@@ -55,6 +56,7 @@ def train(
     patience: int | None = None,
     log_every: int | None = None,
     collapse: float | None = 0.02,
+    collapse_rank: float | None = 1.1,
     deterministic: bool = False,
     tensorboard: bool = False,
 ) -> bool:
@@ -92,6 +94,8 @@ def train(
       log_every: Steps between rows of metrics.csv and checkpoints; None: an epoch.
       collapse: Stop, with an error, if after a tenth of the run the spread of an
         objective's embeddings is below this (`tfssl.training.collapse`); None: never.
+      collapse_rank: The same, of their effective rank, from 100 steps on: at 1 all lie
+        on one line.
       deterministic: Bit-equal repetition, at some cost in speed.
       tensorboard: Also write events for TensorBoard.
 
@@ -236,8 +240,9 @@ def train(
                 row |= {f"validation/{key}": value for key, value in measured.items()}
                 selection.offer(step, measured, exported)
         metrics.append(row)
-        if collapse and step > last_step / 10:
-            _check_spread(row, collapse)
+        if step > last_step / 10:
+            rank = collapse_rank if step >= _STEADY else None
+            _check_collapse(row, collapse, rank)
         checkpoints.save(step)
         callbacks.on_epoch_end(step, row)
         bar.set_postfix(loss=f"{row['loss']:.3f}")
@@ -324,16 +329,24 @@ def _means(
     return dict(zip(names, steps.mean(0), strict=True))
 
 
-def _check_spread(row: Mapping[str, float], least: float) -> None:
-    """Raises UserError if embeddings have collapsed."""
-    for name, value in row.items():
-        if name.startswith("spread/") and value < least:
-            raise UserError(
-                f"the embeddings of {name.split('/')[1]} have collapsed: at step"
-                f" {row['step']} their spread is {value:.2g}, 1 being even, 0 a point."
-                " A smaller LEARNING_RATE, a larger batch or another head may help;"
-                " train.collapse = None goes on"
-            )
+def _check_collapse(
+    row: Mapping[str, float], spread: float | None, rank: float | None
+) -> None:
+    """Raises UserError if embeddings have collapsed to a point or to a line."""
+    for key, value in row.items():
+        watch, _, name = key.partition("/")
+        if watch == "spread" and spread and value < spread:
+            sign, setting = f"their spread is {value:.2g}, 0 being a point", "collapse"
+        elif watch == "effective_rank" and rank and value < rank:
+            sign = f"their effective rank is {value:.3g}, 1 being a line"
+            setting = "collapse_rank"
+        else:
+            continue
+        raise UserError(
+            f"the embeddings of {name} have collapsed: at step {row['step']} {sign}."
+            " Another LEARNING_RATE, a larger batch or other settings of the method may"
+            f" help; train.{setting} = None goes on"
+        )
 
 
 def _line(name: str, row: Mapping[str, float], last_step: int) -> str:
