@@ -32,13 +32,21 @@ SUPERVISED = [
 ]
 PRETEXT = [*SUPERVISED[:3], "terms/ssl.gin"]
 SMALL = ["scales/ssl_small.gin"]
-# Made for a run a hundred times as long: a queue that lasts a fifth of an epoch, a
-# teacher that the run is long enough for, and a rate at which not all steps of LARS are
-# cut to 2 % of a kernel until the run is over.
+# The recipes are made for runs a hundred times as long. Here a queue lasts a fifth of an
+# epoch, the run is long enough for the teacher, and not all steps of LARS are cut to 2 %
+# of a kernel until it is over. SwAV would end on the uniform prediction: its authors
+# advise sharper codes and fewer prototypes then, and embeddings that change so fast
+# cannot be queued.
 SMALL_PARAMS = {
     "moco_v2": ["MoCoV2.queue=4096"],
     "dino": ["DINO.momentum=0.99"],
     "barlow_twins": ["LEARNING_RATE=0.01"],
+    "swav": [
+        "SwAV.prototypes=300",
+        "SwAV.epsilon=0.015",
+        "SwAV.queue=0",
+        "LEARNING_RATE=0.05",
+    ],
 }
 LONG = ("supervised", "rotation", "jigsaw")
 FULL_PARAMS = {name: ["EPOCHS=1000"] for name in LONG}
