@@ -32,11 +32,11 @@ SUPERVISED = [
 ]
 PRETEXT = [*SUPERVISED[:3], "terms/ssl.gin"]
 SMALL = ["scales/ssl_small.gin"]
-# The recipes are made for runs a hundred times as long. Here a queue lasts a fifth of an
-# epoch, the run is long enough for the teacher, and not all steps of LARS are cut to 2 %
-# of a kernel until it is over. SwAV would end on the uniform prediction: its authors
-# advise sharper codes and fewer prototypes then, and embeddings that change so fast
-# cannot be queued.
+# The recipes are made for runs a hundred times as long. Here a queue lasts a fifth of
+# an epoch, the run is long enough for the teacher, and not all steps of LARS are cut to
+# 2 % of a kernel until it is over. SwAV would end on the uniform prediction: its
+# authors advise sharper codes and fewer prototypes then, and embeddings that change so
+# fast cannot be queued.
 SMALL_PARAMS = {
     "moco_v2": ["MoCoV2.queue=4096"],
     "dino": ["DINO.momentum=0.99"],
