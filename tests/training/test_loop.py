@@ -104,7 +104,7 @@ def test_views_know_the_time_also_once_resumed(train, tmp_path, monkeypatch):
         "terms": [Term(Classification()), Term(Clock())],
         "attack": None,
         "views": lambda image, seed, progress: {
-            "done": tf.repeat(progress, len(image))
+            "done": tf.repeat(progress, tf.shape(image)[0])
         },
         "log_every": 1,
     }

@@ -185,6 +185,7 @@ class Dataset:
             [b, 2] and the share of the run that is done before their step; see
             `tfssl.data.views.Views`. Where the data are not in memory, images are the
             whole pictures, before `image_size` cuts them; b is 1 if they vary in size.
+            It runs in a graph, without AutoGraph.
           last_step: Length of the run in steps; of an endless one no share is done.
         """
         size = self.size("train")
