@@ -194,10 +194,11 @@ class Dataset:
         start = start_step * batch_size
         finish = self._finish("train", seed)
 
-        def example(epoch, j, image, picture):
+        def example(epoch, j, image, picture=None):
             result = finish(epoch, j, image)
-            if views is not None:
-                result["views"] = _scaled(picture)  # Of which they are made, below.
+            if views is not None:  # Made below, of these.
+                whole = result["image"] if picture is None else _scaled(picture)
+                result["views"] = whole
             for fn in augment:
                 result["image"] = fn(result["image"], result["seed"])
             return result
@@ -210,7 +211,7 @@ class Dataset:
                 j = tf.random.experimental.index_shuffle(
                     i % size, seed=_epoch_seed(seed, epoch), max_index=size - 1
                 )
-                return example(epoch, j, images[j], images[j])
+                return example(epoch, j, images[j])
 
             dataset = tf.data.Dataset.range(start, _FOREVER)
             dataset = dataset.map(nth, num_parallel_calls=tf.data.AUTOTUNE)
