@@ -25,7 +25,7 @@ class DINO(MultiCropObjective):
     softmax((teacher - centre) / teacher_temperature). The centre is a moving average of
     the teacher's outputs over the global batch (eq. 4). Head: three layers with GELU, a
     bottleneck of unit length, and weight-normalised outputs of length 1 (section 3.1,
-    appendix C); no BatchNorm.
+    appendix C).
 
     Args:
       hidden: Width of the head's hidden layers.
@@ -38,6 +38,8 @@ class DINO(MultiCropObjective):
       momentum: Of the teacher, at the start; it rises to 1 along half a cosine.
       centre_momentum: m of eq. 4.
       frozen: Share of the run in which the output layer does not learn.
+      batch_norm: BatchNorm in the head: the paper has none with a ViT (appendix C); its
+        authors' ResNet-50 has (their args.txt).
     """
 
     name = "dino"
@@ -54,6 +56,7 @@ class DINO(MultiCropObjective):
         momentum: float = 0.996,
         centre_momentum: float = 0.9,
         frozen: float = 0.01,
+        batch_norm: bool = False,
     ):
         self.hidden = hidden
         self.bottleneck = bottleneck
@@ -71,11 +74,12 @@ class DINO(MultiCropObjective):
         self.momentum = types.share("DINO.momentum", momentum)
         self.centre_momentum = types.share("DINO.centre_momentum", centre_momentum)
         self.frozen = types.share("DINO.frozen", frozen)
+        self.batch_norm = batch_norm
 
     def build(self, features: int, num_classes: int) -> None:
         inputs = keras.Input([features])
         widths = [self.hidden, self.hidden, self.bottleneck]
-        x = heads.mlp(inputs, widths, self.name, batch_norm=False, activation="gelu")
+        x = heads.mlp(inputs, widths, self.name, self.batch_norm, activation="gelu")
         self.outputs = Prototypes(
             self.out, weight_norm=True, name=f"{self.name}_outputs"
         )
