@@ -322,9 +322,16 @@ def test_swav_prototypes_stay_on_the_sphere_and_wait():
     np.testing.assert_allclose(tf.norm(kernel.value, axis=0), 1, rtol=1e-6)
 
 
-def test_dino_with_small_crops():
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_dino_with_small_crops(batch_norm):
     objective, backbone = made(
-        DINO(4, 3, 6, warmup_teacher_temperature=0.02, warmup=1.0, centre_momentum=0.8)
+        DINO(
+            *(4, 3, 6),
+            warmup_teacher_temperature=0.02,
+            warmup=1.0,
+            centre_momentum=0.8,
+            batch_norm=batch_norm,
+        )
     )
     local = tf.random.stateless_uniform([B, 3, 3, 3, 3], [0, 1])
     data = batch(local_views=local)
@@ -332,12 +339,18 @@ def test_dino_with_small_crops():
     forward = Forward(backbone)
     got = loss_of(objective, forward, data)
 
-    def outputs(group):
-        flat = tf.reshape(group, [-1, *group.shape[2:]])
-        scores = objective.head(backbone(flat, training=True))[1]
-        return tf.unstack(tf.reshape(scores, [B, group.shape[1], 6]), axis=1)
+    def outputs(*groups):
+        flat = [tf.reshape(group, [-1, *group.shape[2:]]) for group in groups]
+        features = [
+            tf.reshape(backbone(x, training=True), [B, group.shape[1], -1])
+            for x, group in zip(flat, groups, strict=True)
+        ]
+        features = tf.concat(features, axis=1)
+        flat = tf.reshape(features, [-1, features.shape[-1]])
+        scores = objective.head(flat, training=True)[1]
+        return tf.unstack(tf.reshape(scores, [*features.shape[:2], 6]), axis=1)
 
-    students = outputs(data["views"]) + outputs(local)
+    students = outputs(data["views"], local)
     teachers = outputs(data["views"])  # It starts as a copy.
     want = distillation.dino(students, teachers, tf.range(6.0) / 10, 0.1, 0.03)
     np.testing.assert_allclose(got, want, rtol=1e-4)

@@ -83,7 +83,7 @@ METHODS = {
     "moco_v2": lambda: ([Term(MoCoV2(8, 4, queue=20, symmetric=True))], {}),
     "moco_v3": lambda: ([Term(MoCoV3(8, 4), 0.1)], {}),
     "swav": lambda: ([Term(SwAV(8, 4, 6, queue=12, queue_from=0.5))], {}),
-    "dino": lambda: ([Term(DINO(8, 4, 6, warmup_teacher_temperature=0.02))], {}),
+    "dino": lambda: ([Term(DINO(8, 4, 6, 0.4, 0.2, 0.1, batch_norm=True))], {}),
     "adversarial_simclr": lambda: (
         [Term(SimCLR(8, 4), 1.0, "adv", 1.0, "views")],
         {},

@@ -27,13 +27,11 @@ class MultiCropObjective(ViewObjective):
     def crops(self, forward: types.Forward, views: tuple[tf.Tensor, ...]) -> list:
         """The head's outputs [b, d] of each crop, the global ones first.
 
-        The crops of one size pass as one batch, as in the authors' code.
+        The network takes the crops of one size as one batch, the head all crops, as in
+        the authors' codes: there lies what BatchNorm normalises by.
         """
-        # The global ones last: it is they whose embeddings are noted.
-        outputs = [self.together(forward, group) for group in reversed(views)][::-1]
-        flat = [
-            tf.nest.map_structure(lambda x, i=i: x[:, i], group)
-            for group, crops in zip(outputs, views, strict=True)
-            for i in range(crops.shape[1])
+        outputs = self.together(forward, *views)
+        return [
+            tf.nest.map_structure(lambda x, i=i: x[:, i], outputs)
+            for i in range(sum(group.shape[1] for group in views))
         ]
-        return flat

@@ -39,12 +39,18 @@ class ViewObjective(Objective):
             )
         return views
 
-    def together(self, forward: types.Forward, views: tf.Tensor) -> Any:
-        """The head's outputs [b, v, d] for views that pass as one batch."""
-        features = forward.features(views)
+    def together(self, forward: types.Forward, *views: tf.Tensor) -> Any:
+        """The head's outputs [b, v, d] for views that pass it as one batch.
+
+        Args:
+          forward: The network; each of `views` passes it as one batch.
+          *views: [b, v_i, h_i, w_i, c]; v is the sum of v_i.
+        """
+        features = tf.concat([forward.features(group) for group in views], axis=1)
         flat = tf.reshape(features, [-1, features.shape[-1]])
+        count = sum(group.shape[1] for group in views)
         outputs = tf.nest.map_structure(
-            lambda x: tf.reshape(x, [-1, views.shape[1], x.shape[-1]]),
+            lambda x: tf.reshape(x, [-1, count, x.shape[-1]]),
             self.head(flat, training=forward.training),
         )
         forward.notes[self.name] = tf.nest.flatten(outputs)[0][:, 0]
