@@ -46,7 +46,7 @@ SMALL_PARAMS = {
         "DINO.bottleneck=64",
         "DINO.out=1024",
         "DINO.teacher_temperature=0.04",
-        "LEARNING_RATE=0.03",
+        "LEARNING_RATE=0.01",
     ],
     "barlow_twins": ["LEARNING_RATE=0.01"],
     "swav": [
