@@ -137,6 +137,16 @@ def share(name: str, value: float) -> float:
     return _within(name, value, 0 <= _number(value) <= 1, "lie in [0, 1]")
 
 
+def whole(name: str, value: int, low: int) -> int:
+    """The value of a setting, if it is a whole number, at least `low`.
+
+    Raises:
+      UserError: It is not.
+    """
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= low
+    return int(_within(name, value, fits, f"be a whole number, at least {low}"))
+
+
 def _number(value: float) -> float:
     """NaN if it is no number."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -427,8 +427,31 @@ def test_batches_fade_with_the_run_wherever_it_starts(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "ops",
+    [
+        [RandomResizedCrop()],
+        [GaussianBlur(), RandomResizedCrop(4)],
+        [ColorJitter(0.4, 0.4, 0.4, 0.1), RandomResizedCrop(4)],
+        [HorizontalFlip()],
+    ],
+)
+def test_pictures_that_vary_in_size_need_a_crop_first(ops):
+    views = Views([ViewRecipe(ops)] * 2)
+    graph = tf.function(lambda image: views(image, SEEDS[:1]), autograph=False)
+    with pytest.raises(
+        UserError, match=r"begin it with .* set RandomResizedCrop\.size"
+    ):
+        graph.get_concrete_function(tf.TensorSpec([1, None, None, 3]))
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: RandomResizedCrop(scale=0.5), "scale = 0.5 must be two numbers"),
+        (lambda: GaussianBlur("half"), "p = half is no probability"),
+        (lambda: Views(ViewRecipe([])), "must be a list such as"),
+        (lambda: ViewRecipe([GaussianBlur]), "ViewRecipe.ops must be a list"),
+        (lambda: Views([ViewRecipe([])], strength=0.5), "such as @Fading"),
         (lambda: RandomResizedCrop(scale=(0.5, 1.5)), "must not exceed 1"),
         (lambda: RandomResizedCrop(ratio=(4 / 3, 3 / 4)), "low <= high"),
         (lambda: RandomResizedCrop(0), "size"),

@@ -285,10 +285,12 @@ def test_moco_compares_with_the_queue_and_fills_it():
     np.testing.assert_allclose(objective.keys.read()[:B], key, rtol=1e-5)
 
 
-@pytest.mark.parametrize("progress", [0.1, 0.5])
-def test_swav_codes_use_the_queue_from_its_time_on(progress):
+@pytest.mark.parametrize(("progress", "pushed"), [(0.1, 8), (0.5, 7), (0.5, 8)])
+def test_swav_codes_use_a_full_queue_from_its_time_on(progress, pushed):
     objective, backbone = made(SwAV(4, 3, 6, queue=8, queue_from=0.3))
     data = batch(progress=tf.constant(progress))
+    for queue in objective._queues:
+        queue.push(tf.math.l2_normalize(tf.random.normal([pushed, 3], seed=0), axis=1))
     old = [queue.read() for queue in objective._queues]
     got = loss_of(objective, Forward(backbone), data)
     flat = tf.reshape(data["views"], [-1, *SHAPE])
@@ -297,13 +299,17 @@ def test_swav_codes_use_the_queue_from_its_time_on(progress):
     codes = [
         clustering.sinkhorn(
             scores[:, i],
-            known=objective.clusters(old[i]) if progress > 0.3 else None,
+            known=objective.clusters(old[i])
+            if progress > 0.3 and pushed == 8
+            else None,
         )
         for i in range(2)
     ]
     want = clustering.swapped_prediction(tf.unstack(scores, axis=1), codes, 0.1)
     np.testing.assert_allclose(got, want, rtol=1e-4)
-    np.testing.assert_allclose(objective._queues[1].read()[:B], z[:, 1], rtol=1e-4)
+    rows = (pushed + np.arange(B)) % 8
+    found = objective._queues[1].read().numpy()[rows]
+    np.testing.assert_allclose(found, z[:, 1], rtol=1e-4)
     np.testing.assert_allclose(tf.norm(objective._queues[0].read(), axis=1), 1, 1e-5)
 
 
@@ -383,3 +389,25 @@ def test_rocl_attacks_the_first_view_alone():
     want += contrastive.nt_xent(three[:, 2], three[:, 1], 0.5) / 256
     got = objective.loss(Forward(backbone), attacked, data)
     np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SwAV(prototypes=0), "SwAV.prototypes must be a whole number, at least 2"),
+        (lambda: SwAV(iterations=0), "SwAV.iterations"),
+        (lambda: SwAV(queue=0.5), "SwAV.queue"),
+        (lambda: DINO(out=1), "DINO.out must be a whole number, at least 2, not 1"),
+        (lambda: DINO(batch_norm="no"), "DINO.batch_norm"),
+    ],
+)
+def test_sizes_that_make_no_head(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_two_view_methods_refuse_small_crops():
+    objective, backbone = made(SimCLR(4, 3))
+    local = tf.zeros([B, 3, 3, 3, 3])
+    with pytest.raises(UserError, match="simclr looks at no small crops"):
+        loss_of(objective, Forward(backbone), batch(local_views=local))

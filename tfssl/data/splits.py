@@ -139,7 +139,7 @@ class Splits:
         count = self._counts[purpose]
         if count is None:
             return positions
-        if not 0 <= count <= len(positions):
+        if not isinstance(count, int) or not 0 <= count <= len(positions):
             raise UserError(
                 f"Dataset.{purpose} = {count}, but {self.name} has {len(positions)}"
                 " examples to take them from"

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfssl import randomness
 from tfssl.data.view_op import (
+    UNKNOWN_SIZE,
     ViewOp,
     coins,
     column,
@@ -80,6 +81,8 @@ class RandomResizedCrop(ViewOp):
             tf.shape(image)[i] if n is None else n
             for i, n in enumerate(image.shape[2:], 2)
         )
+        if self.size is None and None in image.shape[2:]:
+            raise UserError(UNKNOWN_SIZE)
         boxes = self.boxes(height, width, seed, strength)
         top, left, h, w = tf.unstack(boxes, axis=1)
         rows = self._weights(top, h, height, self.size or height)

@@ -109,7 +109,7 @@ def probability(name: str, p: float) -> float:
     Raises:
       UserError: It is not.
     """
-    if not 0 <= p <= 1:
+    if not isinstance(p, (int, float)) or not 0 <= p <= 1:
         raise UserError(f"{name} = {p} is no probability")
     return p
 
@@ -120,6 +120,17 @@ def interval(name: str, bounds: Sequence[float]) -> tuple[float, float]:
     Raises:
       UserError: They are not.
     """
-    if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+    try:
+        low, high = bounds
+        fits = 0 < low <= high
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
         raise UserError(f"{name} = {bounds} must be two numbers, 0 < low <= high")
-    return tuple(bounds)
+    return low, high
+
+
+UNKNOWN_SIZE = (
+    "the pictures vary in size, and so would the views of this recipe: begin it with"
+    " RandomResizedCrop and set RandomResizedCrop.size"
+)

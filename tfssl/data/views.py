@@ -8,7 +8,8 @@ import gin
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.data.view_op import ViewOp
+from tfssl.data.view_geometry import RandomResizedCrop
+from tfssl.data.view_op import UNKNOWN_SIZE, ViewOp
 from tfssl.types import UserError
 
 
@@ -18,15 +19,20 @@ class ViewRecipe(ViewOp):
 
     Args:
       ops: Such as `RandomResizedCrop()` and `ColorJitter(0.4, 0.4, 0.4, 0.1)`.
+
+    Raises:
+      UserError: They are something else.
     """
 
     def __init__(self, ops: Sequence[ViewOp]):
-        self.ops = tuple(ops)
+        self.ops = _all("ViewRecipe.ops", ops)
 
     def planes(
         self, image: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float
     ) -> tf.Tensor:
         for op in self.ops:
+            if None in image.shape[2:] and not isinstance(op, RandomResizedCrop):
+                raise UserError(UNKNOWN_SIZE)
             image = op.planes(image, seed, strength)
         return image
 
@@ -44,7 +50,7 @@ class Views:
         both in [0, 1], such as `Fading()`; if not given, they are always as set.
 
     Raises:
-      UserError: There is no recipe.
+      UserError: There is no recipe, or an argument is something else.
     """
 
     def __init__(
@@ -55,7 +61,12 @@ class Views:
     ):
         if not recipes:
             raise UserError("Views.recipes is empty: it needs a recipe for each view")
-        self.groups = {"views": tuple(recipes), "local_views": tuple(local_recipes)}
+        self.groups = {
+            "views": _all("Views.recipes", recipes),
+            "local_views": _all("Views.local_recipes", local_recipes),
+        }
+        if strength is not None and not callable(strength):
+            raise UserError(f"Views.strength = {strength!r} must be such as @Fading()")
         self.strength = strength
 
     def __call__(
@@ -87,12 +98,19 @@ class Views:
                 number += 1
             sizes = {tuple(view.shape[-3:-1]) for view in views}
             if any(None in size for size in sizes):
-                raise UserError(
-                    "the pictures vary in size, and so would the views of this recipe:"
-                    " begin it with RandomResizedCrop and set RandomResizedCrop.size"
-                )
+                raise UserError(UNKNOWN_SIZE)
             if len(sizes) > 1:
                 raise UserError(f"The {name} differ in size: {sorted(sizes)}")
             if views:
                 result[name] = tf.stack(views, axis=-4)
         return result
+
+
+def _all(name: str, items: Sequence[ViewOp]) -> tuple[ViewOp, ...]:
+    if not isinstance(items, (list, tuple)) or not all(
+        isinstance(item, ViewOp) for item in items
+    ):
+        raise UserError(
+            f"{name} must be a list such as [@GaussianBlur()], with () behind each name"
+        )
+    return tuple(items)

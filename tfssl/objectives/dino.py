@@ -60,7 +60,7 @@ class DINO(MultiCropObjective):
     ):
         self.hidden = hidden
         self.bottleneck = bottleneck
-        self.out = out
+        self.out = types.whole("DINO.out", out, 2)
         self.student_temperature = types.positive(
             "DINO.student_temperature", student_temperature
         )
@@ -74,6 +74,8 @@ class DINO(MultiCropObjective):
         self.momentum = types.share("DINO.momentum", momentum)
         self.centre_momentum = types.share("DINO.centre_momentum", centre_momentum)
         self.frozen = types.share("DINO.frozen", frozen)
+        if not isinstance(batch_norm, bool):
+            raise types.UserError(f"DINO.batch_norm = {batch_norm!r} must be a bool")
         self.batch_norm = batch_norm
 
     def build(self, features: int, num_classes: int) -> None:

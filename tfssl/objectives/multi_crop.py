@@ -15,6 +15,8 @@ class MultiCropObjective(ViewObjective):
       num_views: Of the global views.
     """
 
+    small_crops = True
+
     def views(self, image: tf.Tensor, batch: types.Batch) -> tuple[tf.Tensor, ...]:
         """(global [b, 2, h, w, c],) or (global, local [b, v, h', w', c]).
 

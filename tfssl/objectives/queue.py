@@ -14,6 +14,7 @@ class Queue:
 
     Attributes:
       variables: For checkpoints. Equal on all replicas.
+      full: Whether none of the first ones is left.
 
     Args:
       size: Number of embeddings, m.
@@ -38,10 +39,14 @@ class Queue:
         """[m, d], in no particular order."""
         return tf.convert_to_tensor(self._rows)
 
+    @property
+    def full(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self._next) >= self._size
+
     def push(self, new: tf.Tensor) -> None:
         """Replaces the oldest by these, [n, d], the same on all replicas."""
         new = new[-self._size :]
         count = tf.shape(new, tf.int64)[0]
         rows = (tf.convert_to_tensor(self._next) + tf.range(count)) % self._size
         self._rows.assign(tf.tensor_scatter_nd_update(self.read(), rows[:, None], new))
-        self._next.assign((tf.convert_to_tensor(self._next) + count) % self._size)
+        self._next.assign_add(count)

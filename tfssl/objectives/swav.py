@@ -20,8 +20,9 @@ class SwAV(MultiCropObjective):
 
     The codes of the two global views are soft assignments of the global batch to
     prototypes, balanced by Sinkhorn's iterations (eq. 2 to 5); local views predict both
-    (eq. 6). From a share of the run on, embeddings of earlier batches take part in the
-    balancing (section 4.1, "working with small batches").
+    (eq. 6). From a share of the run on, and not before there are as many as it holds,
+    the embeddings of a queue of earlier batches take part in the balancing (section
+    4.1, "working with small batches").
 
     Args:
       hidden: Width of the head's hidden layer.
@@ -51,11 +52,11 @@ class SwAV(MultiCropObjective):
     ):
         self.hidden = hidden
         self.out = out
-        self.prototypes = prototypes
+        self.prototypes = types.whole("SwAV.prototypes", prototypes, 2)
         self.temperature = types.positive("SwAV.temperature", temperature)
         self.epsilon = types.positive("SwAV.epsilon", epsilon)
-        self.iterations = iterations
-        self.queue = queue
+        self.iterations = types.whole("SwAV.iterations", iterations, 1)
+        self.queue = types.whole("SwAV.queue", queue, 0)
         self.queue_from = types.share("SwAV.queue_from", queue_from)
         self.frozen = types.share("SwAV.frozen", frozen)
 
@@ -97,7 +98,7 @@ class SwAV(MultiCropObjective):
         known = tf.stop_gradient(self.clusters(queue.read()))
         # Both, since replicas cannot gather within a tf.cond.
         codes = tf.where(
-            batch["progress"] >= self.queue_from,
+            (batch["progress"] >= self.queue_from) & queue.full,
             self._balanced(scores, known),
             self._balanced(scores),
         )

@@ -18,9 +18,11 @@ class ViewObjective(Objective):
 
     Attributes:
       num_views: v.
+      small_crops: Whether it looks at `batch['local_views']` too.
     """
 
     pipeline_views = True
+    small_crops = False
     gathers = True
     num_views: int = 2
 
@@ -28,7 +30,8 @@ class ViewObjective(Objective):
         """[b, v, h, w, c], whatever the image.
 
         Raises:
-          UserError: There are no views, or another number of them.
+          UserError: There are no views, or another number of them, or small crops that
+            it would not look at.
         """
         views = batch.get("views")
         found = 0 if views is None else views.shape[1]
@@ -36,6 +39,11 @@ class ViewObjective(Objective):
             raise types.UserError(
                 f"{self.name} compares {self.num_views} views of each image, and the"
                 f" pipeline makes {found}: set VIEWS (gin/views/)"
+            )
+        if "local_views" in batch and not self.small_crops:
+            raise types.UserError(
+                f"{self.name} looks at no small crops, and the pipeline makes some: set"
+                " another VIEWS (gin/views/)"
             )
         return views
 

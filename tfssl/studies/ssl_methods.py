@@ -1,9 +1,9 @@
 """How good are the features that each self-supervised method learns at one cost?
 
 Every method pre-trains the same network on the same images for as many epochs, each
-with its own recipe (gin/papers/), and is measured by nearest neighbours and a linear
-classifier on the frozen features, beside the network as initialised and one trained
-with labels.
+with its own recipe (gin/papers/; at small scale with changes), and is measured by
+nearest neighbours and a linear classifier on the frozen features, beside the network as
+initialised and one trained with labels.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ SMALL_PARAMS = {
     "moco_v2": ["MoCoV2.queue=4096"],
     "dino": [
         "DINO.momentum=0.99",
+        "DINO.frozen=0.01",
         "DINO.batch_norm=True",
         "DINO.bottleneck=64",
         "DINO.out=1024",

@@ -6,6 +6,8 @@ import math
 
 import tensorflow as tf
 
+_ROUNDING = 1e-10  # Of a variance; that of embeddings on the sphere is 1.
+
 
 def spread(embeddings: tf.Tensor) -> tf.Tensor:
     """sqrt(d) times the mean standard deviation of the dimensions: [n, d] to a scalar.
@@ -21,13 +23,15 @@ def spread(embeddings: tf.Tensor) -> tf.Tensor:
 def effective_rank(embeddings: tf.Tensor) -> tf.Tensor:
     """Number of dimensions that embeddings use, 1 to min(n, d): [n, d] to a scalar.
 
-    (sum of l)^2 / sum of l^2 for the eigenvalues l of their covariance: the effective
-    rank of Roy and Vetterli 2007 with Renyi's entropy of order 2 for Shannon's, which
-    takes no decomposition. 1 if all are the same.
+    Of embeddings of length 1, (sum of l)^2 / sum of l^2 for the eigenvalues l of their
+    covariance: the effective rank of Roy and Vetterli 2007 with Renyi's entropy of
+    order 2 for Shannon's, which takes no decomposition. 1 if all are the same but for
+    rounding.
     """
-    centred = embeddings - tf.reduce_mean(embeddings, axis=0)
+    unit = tf.math.l2_normalize(embeddings, axis=-1)
+    centred = unit - tf.reduce_mean(unit, axis=0)
     gram = tf.matmul(centred, centred, transpose_b=True)
     trace = tf.linalg.trace(gram)
-    return tf.maximum(
-        tf.math.divide_no_nan(trace**2, tf.reduce_sum(tf.square(gram))), 1.0
-    )
+    rank = tf.math.divide_no_nan(trace**2, tf.reduce_sum(tf.square(gram)))
+    one_point = trace < _ROUNDING * tf.cast(tf.shape(unit)[0], unit.dtype)
+    return tf.where(one_point, 1.0, tf.maximum(rank, 1.0))

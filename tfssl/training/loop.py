@@ -23,7 +23,7 @@ from tfssl.training.frozen import Frozen
 from tfssl.training.metrics import MetricsFile
 from tfssl.training.selection import Selection
 from tfssl.training.trainer import Trainer
-from tfssl.types import UserError
+from tfssl.types import UserError, positive
 
 # Where there is no progress bar, the longest time without a line in the log.
 _QUIET_SECONDS = 60
@@ -123,6 +123,10 @@ def train(
             raise UserError(
                 f"{key} must be a whole number, at least {low}, not {value!r}"
             )
+
+    for key, value in (("collapse", collapse), ("collapse_rank", collapse_rank)):
+        if value is not None:
+            positive(f"train.{key}", value)
 
     if deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -345,7 +349,7 @@ def _check_collapse(
         raise UserError(
             f"the embeddings of {name} have collapsed: at step {row['step']} {sign}."
             " Another LEARNING_RATE, a larger batch or other settings of the method may"
-            f" help; train.{setting} = None goes on"
+            f" help; with train.{setting} = None, in another --run_dir, it goes on"
         )
 
 

@@ -179,7 +179,8 @@ class Trainer(keras.Model):
                 if made != takes:
                     raise UserError(
                         f"the {views} are {made} pixels and the network takes {takes}:"
-                        " set its any_size, as models/resnet18_any_size.gin does"
+                        " RandomResizedCrop.size says how large they are; a network"
+                        " for several sizes is models/resnet18_any_size.gin"
                     )
 
     def _progress(self) -> tf.Tensor:
