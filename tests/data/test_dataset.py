@@ -250,6 +250,7 @@ def test_images_of_all_sizes_are_resized_and_cropped():
         ({"validation": 2000}, "validation = 2000, but .* has 1297 examples"),
         ({"num_examples": 1001}, "num_examples = 1001, but .* has 1000 examples"),
         ({"num_test_examples": -1}, "num_test_examples = -1"),
+        ({"validation": 0.1}, "validation = 0.1"),
         ({"train_split": "dev"}, "no split 'dev'"),
         ({"label_map": {0: 0, 1: 2}}, "without a gap"),
     ],

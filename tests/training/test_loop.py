@@ -398,6 +398,8 @@ def test_manifest_says_what_was_run(train, tmp_path, dataset):
         ({"epochs": 1.5}, "epochs must be"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"seed": "a"}, "seed must be"),
+        ({"collapse": "0.02"}, "train.collapse must be positive"),
+        ({"collapse_rank": 0}, "train.collapse_rank must be positive"),
         ({"learning_rate": 0}, "learning_rate must be"),
         ({"name": ""}, "set NAME"),
     ],
