@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tfssl import randomness
 from tfssl.data.view_op import (
-    UNKNOWN_SIZE,
     ViewOp,
     coins,
     column,
@@ -71,6 +70,7 @@ class RandomResizedCrop(ViewOp):
                 " 'bilinear' or 'bicubic'"
             )
         self.size = size
+        self.any_size = size is not None
         self.interpolation = interpolation
 
     def planes(
@@ -81,8 +81,6 @@ class RandomResizedCrop(ViewOp):
             tf.shape(image)[i] if n is None else n
             for i, n in enumerate(image.shape[2:], 2)
         )
-        if self.size is None and None in image.shape[2:]:
-            raise UserError(UNKNOWN_SIZE)
         boxes = self.boxes(height, width, seed, strength)
         top, left, h, w = tf.unstack(boxes, axis=1)
         rows = self._weights(top, h, height, self.size or height)

@@ -26,11 +26,21 @@ class ViewOp:
     `strength` in [0, 1], one for all or [b], weakens an operation: at 1 it is as set,
     at 0 it leaves images as they are. It changes the settings, never the draws.
     Mirroring alone knows no strength.
+
+    Attributes:
+      any_size: Whether h and w need not be known before the batch is there.
     """
+
+    any_size = False
 
     def __call__(
         self, image: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float = 1.0
     ) -> tf.Tensor:
+        if None in image.shape[-3:-1] and not self.any_size:
+            raise UserError(
+                "the pictures vary in size, and so would the views of this recipe:"
+                " begin it with RandomResizedCrop and set RandomResizedCrop.size"
+            )
         if len(image.shape) == 3:
             return self(image[None], seed[None], strength)[0]
         planes = self.planes(tf.transpose(image, [0, 3, 1, 2]), seed, strength)
@@ -128,9 +138,3 @@ def interval(name: str, bounds: Sequence[float]) -> tuple[float, float]:
     if not fits:
         raise UserError(f"{name} = {bounds} must be two numbers, 0 < low <= high")
     return low, high
-
-
-UNKNOWN_SIZE = (
-    "the pictures vary in size, and so would the views of this recipe: begin it with"
-    " RandomResizedCrop and set RandomResizedCrop.size"
-)

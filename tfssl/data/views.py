@@ -8,8 +8,7 @@ import gin
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.data.view_geometry import RandomResizedCrop
-from tfssl.data.view_op import UNKNOWN_SIZE, ViewOp
+from tfssl.data.view_op import ViewOp
 from tfssl.types import UserError
 
 
@@ -26,13 +25,12 @@ class ViewRecipe(ViewOp):
 
     def __init__(self, ops: Sequence[ViewOp]):
         self.ops = _all("ViewRecipe.ops", ops)
+        self.any_size = bool(self.ops) and self.ops[0].any_size
 
     def planes(
         self, image: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float
     ) -> tf.Tensor:
         for op in self.ops:
-            if None in image.shape[2:] and not isinstance(op, RandomResizedCrop):
-                raise UserError(UNKNOWN_SIZE)
             image = op.planes(image, seed, strength)
         return image
 
@@ -97,8 +95,6 @@ class Views:
                 views.append(recipe(image, own, strength))
                 number += 1
             sizes = {tuple(view.shape[-3:-1]) for view in views}
-            if any(None in size for size in sizes):
-                raise UserError(UNKNOWN_SIZE)
             if len(sizes) > 1:
                 raise UserError(f"The {name} differ in size: {sorted(sizes)}")
             if views:
