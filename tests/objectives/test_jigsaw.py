@@ -61,6 +61,52 @@ def test_views_loss_and_way_back(grid, make_forward, make_batch):
     )
 
 
+@pytest.mark.parametrize("gap", [1, 2, 3])
+def test_gaps_are_grey_around_a_part_of_each_patch(gap, make_batch):
+    keras.utils.set_random_seed(1)
+    batch = make_batch(300, (8, 16, 3))
+    # No pixel is like another, and none is grey.
+    batch["image"] = 1 + tf.reshape(tf.range(300 * 8 * 16 * 3.0), [300, 8, 16, 3])
+    with tf.GradientTape() as tape:
+        tape.watch(batch["image"])
+        views = Jigsaw(2, 23, gap).views(batch["image"], batch)
+    whole = Jigsaw(2, 23).views(batch["image"], batch).numpy()
+
+    offsets = []
+    shown = np.zeros_like(whole)
+    lead = gap // 2
+    for view, uncut, is_shown in zip(views.numpy(), whole, shown, strict=True):
+        for top in (0, 4):
+            for left in (0, 8):
+                place = (slice(top, top + 4), slice(left, left + 8))
+                patch, uncut_patch = view[place], uncut[place]
+                part = patch[lead : lead + 4 - gap, lead : lead + 8 - gap]
+                dy, dx = np.argwhere((uncut_patch == part[0, 0]).all(-1))[0]
+                offsets.append((dy, dx))
+                cut = (slice(dy, dy + 4 - gap), slice(dx, dx + 8 - gap))
+                expected = np.full_like(patch, 0.5)
+                expected[lead : lead + 4 - gap, lead : lead + 8 - gap] = uncut_patch[
+                    cut
+                ]
+                np.testing.assert_array_equal(patch, expected)
+                is_shown[place][cut] = 1
+    # Each of the (gap + 1)^2 places as often, within four standard errors.
+    counts = np.zeros([gap + 1, gap + 1])
+    np.add.at(counts, tuple(np.array(offsets).T), 1)
+    share = 1 / (gap + 1) ** 2
+    error = np.sqrt(share * (1 - share) / len(offsets))
+    assert np.abs(counts / len(offsets) - share).max() < 4 * error
+    # What is not shown has no gradient.
+    gradient = tape.gradient(views, batch["image"])
+    labels = Jigsaw(2, 23).labels(batch).numpy()
+    orders = Jigsaw(2, 23).permutations[labels]
+    back = [
+        shuffled(one, np.argsort(order), 2)
+        for one, order in zip(shown, orders, strict=True)
+    ]
+    np.testing.assert_array_equal(gradient, back)
+
+
 def test_permutations_are_distinct_far_apart_and_fixed():
     permutations = Jigsaw().permutations
     assert permutations.shape == (31, 16)
@@ -116,3 +162,5 @@ def test_user_errors(make_batch):
     batch = make_batch(2, (8, 10, 3))
     with pytest.raises(types.UserError, match="8 x 10"):
         Jigsaw().views(batch["image"], batch)
+    with pytest.raises(types.UserError, match="gap = 4 leaves nothing"):
+        Jigsaw(grid=2, permutations=3, gap=4).views(batch["image"], batch)

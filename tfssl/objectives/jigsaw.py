@@ -2,9 +2,10 @@
 
 Noroozi and Favaro 2016 (https://arxiv.org/abs/1603.09246), in the form that Chen et al.
 2020 (https://arxiv.org/abs/2003.12862) give it for robust pre-training: the patches are
-put back into one image, so that any backbone can look at it, without gaps between them.
-A black border, as padding with zeros leaves it, tells where its patch belongs and
-solves the puzzle: pad by reflection.
+put back into one image, so that any backbone can look at it. They have no gaps between
+the patches, and edges that continue then solve the puzzle; Noroozi and Favaro have. A
+black border, as padding with zeros leaves it, tells where its patch belongs and solves
+the puzzle as well: pad by reflection.
 """
 
 from __future__ import annotations
@@ -53,12 +54,16 @@ class Jigsaw(Objective):
 
     name = "jigsaw"
 
-    def __init__(self, grid: int = 4, permutations: int = 30):
+    def __init__(self, grid: int = 4, permutations: int = 30, gap: int = 0):
         """Makes the objective.
 
         Args:
           grid: n, at least 2: the image is cut into n x n patches.
           permutations: Number of classes besides the identity, in [1, (n * n)! - 1].
+          gap: Pixels by which what is shown of a patch is less wide and less high. It
+            is cut out of the patch at random, and stands in the middle of its place,
+            on grey. (Noroozi and Favaro: 11 of 75, on average, and no grey, as each
+            patch is an image.)
         """
         if grid < 2:
             raise types.UserError(f"grid is {grid}: a jigsaw needs at least 2 x 2")
@@ -68,6 +73,7 @@ class Jigsaw(Objective):
                 f" {math.factorial(grid**2) - 1} besides the identity"
             )
         self.grid = grid
+        self.gap = types.whole("Jigsaw.gap", gap, 0)
         self.permutations = permutation_set(grid**2, permutations)
 
     def build(self, features: int, num_classes: int) -> None:
@@ -99,13 +105,18 @@ class Jigsaw(Objective):
         Place i, counted by rows, shows patch `self.permutations[label, i]`.
 
         Raises:
-          UserError: `grid` does not divide height and width.
+          UserError: `grid` does not divide height and width, or `gap` leaves nothing.
         """
         n, (h, w, c) = self.grid, image.shape[1:]
         if h % n or w % n:
             raise types.UserError(
                 f"images of {h} x {w} pixels cannot be cut into {n} x {n} patches:"
                 " choose a grid that divides both sides"
+            )
+        if self.gap >= min(h, w) // n:
+            raise types.UserError(
+                f"Jigsaw.gap = {self.gap} leaves nothing of patches of {h // n} x"
+                f" {w // n} pixels"
             )
         labels = self.labels(batch)
         order = tf.gather(self.permutations, labels)
@@ -124,9 +135,34 @@ class Jigsaw(Objective):
         patches = tf.transpose(patches, [0, 1, 3, 2, 4, 5])
         patches = tf.reshape(patches, [-1, n * n, h // n, w // n, c])
         patches = permute(patches)
+        if self.gap:
+            patches = self._cut(patches, batch["seed"])
         patches = tf.reshape(patches, [-1, n, n, h // n, w // n, c])
         patches = tf.transpose(patches, [0, 1, 3, 2, 4, 5])
         return tf.reshape(patches, [-1, h, w, c])
+
+    def _cut(self, patches: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """[b, p, h, w, c] with `gap` pixels of grey around a part drawn at random."""
+        count, height, width = patches.shape[1:4]
+        draws = randomness.uniforms(randomness.fold(seed, "jigsaw/gap"), 0, 2 * count)
+        offsets = tf.cast(draws * (self.gap + 1), tf.int32)
+        # Products with ones and zeros, since the gradient of a gather is a scatter.
+        rows = self._selection(offsets[:, :count], height)
+        columns = self._selection(offsets[:, count:], width)
+        grey = 0.5 * (
+            1
+            - tf.reduce_sum(rows, -1)[..., None]
+            * tf.reduce_sum(columns, -1)[:, :, None]
+        )
+        part = tf.einsum("bpij,bpjkc,bplk->bpilc", rows, patches, columns)
+        return part + grey[..., None]
+
+    def _selection(self, offsets: tf.Tensor, size: int) -> tf.Tensor:
+        """[b, p] to [b, p, size, size]: which pixel j, if any, stands at i."""
+        place = tf.range(size) - self.gap // 2
+        inside = (place >= 0) & (place < size - self.gap)
+        pixel = tf.where(inside, place + offsets[..., None], -1)
+        return tf.one_hot(pixel, size)
 
     def loss(
         self, forward: types.Forward, views: tf.Tensor, batch: types.Batch

@@ -35,9 +35,9 @@ SMALL = ["scales/ssl_small.gin"]
 # The recipes are made for runs a hundred times as long. Here a queue lasts a fifth of
 # an epoch, the run is long enough for the teacher, and not all steps of LARS are cut to
 # 2 % of a kernel until it is over. SwAV and DINO would end on the uniform prediction.
-# SwAV's authors advise sharper codes and fewer prototypes then; it has no queue here, as
-# embeddings change fast. The outputs of DINO's head as it is initialised are
-# even (their standard deviation is 1 / sqrt(bottleneck)), and do not sharpen in time.
+# SwAV's authors advise sharper codes and fewer prototypes then; it has no queue here,
+# as embeddings change fast. The outputs of DINO's head as it is initialised are even
+# (their standard deviation is 1 / sqrt(bottleneck)), and do not sharpen in time.
 SMALL_PARAMS = {
     "moco_v2": ["MoCoV2.queue=4096"],
     "dino": [
