@@ -25,9 +25,10 @@ def write_cell(folder, strength, value, run="at", seed=0, correct=None, **change
         "high": value + 0.04,
     }
     settings = changes.pop("settings", {"model": run, "steps": 20})
+    name = changes.pop("cell", None)
     row |= changes
-    name = f"{strength!r}_{row['metric']}.json"
-    path = folder / "results" / row["evaluator"] / name
+    name = name or f"{strength!r}_{row['metric']}"
+    path = folder / "results" / row["evaluator"] / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     cell = {"key": "k", "row": row, "settings": settings, "seconds": 1.0}
     path.write_text(json.dumps(cell))

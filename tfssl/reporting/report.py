@@ -9,7 +9,16 @@ from pathlib import Path
 
 from absl import logging
 
-from tfssl.reporting import differences, pages, plots, rows, summaries, tables
+from tfssl.reporting import (
+    corruption_tables,
+    corruptions,
+    differences,
+    pages,
+    plots,
+    rows,
+    summaries,
+    tables,
+)
 
 
 def write(
@@ -30,9 +39,27 @@ def write(
         called `baseline`.
     """
     measured = rows.read(folders)
-    kinds = {"table": summaries.summarise(measured)}
+    corrupted = corruptions.groups(measured)
+    others = corruptions.without(measured, corrupted)
+    kinds = {"table": summaries.summarise(others)}
     if baseline:
-        kinds["differences"] = differences.differences(measured, baseline)
+        kinds["differences"] = differences.differences(others, baseline)
+    if corrupted:
+        kinds["corruptions"] = [
+            summary
+            for group in corrupted
+            for summary in (
+                *corruption_tables.summaries(group),
+                *corruption_tables.relative(group, baseline),
+            )
+        ]
+        if baseline:
+            kinds["corruptions-differences"] = [
+                summary
+                for group in corrupted
+                if baseline in group.runs
+                for summary in corruption_tables.summaries(group, baseline)
+            ]
 
     _name_left_out([summary for found in kinds.values() for summary in found])
 

@@ -3,6 +3,9 @@
 A finished cell is a file `<run_dir>/results/<evaluator>/<cell>.json`:
 
     {"key": ..., "row": {the fields of types.Row}, "settings": {...}, "seconds": 1.2}
+
+A CSV file with the fields of `types.Row` as columns, such as the `rows.csv` that a
+report has or the published tables in `published/`, is read as well.
 """
 
 from __future__ import annotations
@@ -31,7 +34,10 @@ def read(folders: Iterable[str | Path]) -> pd.DataFrame:
     """Reads all finished cells of some runs.
 
     Args:
-      folders: Run directories, or directories that contain some at any depth.
+      folders: Run directories, or directories that contain some at any depth, or CSV
+        files with a column for each field of `types.Row`; `low`, `high` and `seed` may
+        be missing. Names in a column `marks`, joined by ';', are reasons to doubt, and
+        a column `reason` is the sentence to them.
 
     Returns:
       A DataFrame with the fields of `types.Row` and
@@ -45,11 +51,15 @@ def read(folders: Iterable[str | Path]) -> pd.DataFrame:
       is kept once, with the marks of both. Unreadable cells are skipped with a warning.
 
     Raises:
-      UserError: A folder does not exist or holds no result, or two cells claim the
-        same number and disagree in it or in their settings.
+      UserError: A folder or file does not exist or holds no result, or two cells claim
+        the same number and disagree in it or in their settings.
     """
     cells, known = {}, {}
     for folder in map(Path, folders):
+        if folder.suffix == ".csv" and folder.is_file():
+            for cell in _read_csv(folder):
+                _add(cells, cell)
+            continue
         if not folder.is_dir():
             raise types.UserError(f"{folder} is no folder; give run directories")
         found = [_read_cell(path) for path in _cell_paths(folder)]
@@ -96,6 +106,42 @@ def _read_cell(path: Path) -> dict | None:
         "run_dir": str(run_dir),
         "cell": str(path.relative_to(run_dir)),
     }
+
+
+def _read_csv(path: Path) -> list[dict]:
+    """The lines of the DataFrame that a CSV file holds."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = table.assign(**{n: "nan" for n in ("low", "high") if n not in table})
+        table = table.assign(**{"seed": "0"} if "seed" not in table else {})
+        lines = []
+        for place, line in enumerate(table.to_dict("records"), start=2):
+            cell = {name: line[name] for name in FIELDS}
+            cell |= {name: float(cell[name] or "nan") for name in NUMBERS}
+            cell |= {name: int(cell[name]) for name in ("seed", "n")}
+            names = filter(None, line.get("marks", "").split(";"))
+            sentence = line.get("reason") or f"marked in {path.name}"
+            lines.append(
+                cell
+                | {
+                    "epsilon_train": float(line.get("epsilon_train") or "nan"),
+                    "settings": line.get("settings") or "{}",
+                    "run_dir": str(path),
+                    "cell": f"line {place}",
+                    "marks": frozenset(
+                        marks.Mark(name, cell["run"], cell["seed"], sentence)
+                        for name in names
+                    ),
+                }
+            )
+            json.loads(lines[-1]["settings"])
+    except (OSError, ValueError, KeyError) as error:
+        raise types.UserError(
+            f"{path} is no table with the columns {', '.join(FIELDS)}: {error}"
+        ) from None
+    if not lines:
+        raise types.UserError(f"{path} holds no numbers")
+    return lines
 
 
 def _epsilon_train(run_dir: Path, norm: str) -> float:
