@@ -37,6 +37,10 @@ every iterate that has not, whatever their losses.
 """
 
 
+BALLS = ("linf", "l2")
+"""The perturbations that an attack searches, in a ball; other ones are given."""
+
+
 class UserError(ValueError):
     """Something the user can mend. Programs print its one line and exit with 1."""
 
@@ -76,8 +80,11 @@ class Row:
       metric: For instance 'accuracy'.
       value: The number; shares are in [0, 1], not in percent.
       n: Number of examples behind it.
-      low, high: 95 % interval of `value` over the examples (Wilson for shares).
+      low, high: 95 % interval of `value` over the examples (Wilson for shares); NaN
+        where there is none.
       run, seed, dataset, split: Where it comes from.
+      unit: '%' if it is a share, which tables show in percent; other numbers are shown
+        as they are.
     """
 
     run: str
@@ -92,6 +99,7 @@ class Row:
     n: int
     low: float
     high: float
+    unit: str = "%"
 
 
 def fraction(value: str | float) -> float:

@@ -245,7 +245,7 @@ def test_table():
     clean = dataclasses.replace(row, perturbation="none", strength=0.0)
     header, line, _ = results.table([row, clean]).splitlines()
     assert header.split()[:3] == ["evaluator", "perturbation", "strength"]
-    assert " ".join(line.split()) == "pgd linf 8/255 accuracy 50.00 25.00 - 75.00 9"
+    assert " ".join(line.split()) == "pgd linf 8/255 accuracy 50.00 % 25.00 - 75.00 9"
 
     marks = {
         "model": {"about": ["*"], "marks": {"randomised": "Each time another."}},

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import gin
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -23,7 +22,6 @@ from tfssl.evaluation import outputs, results
 from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.evaluators import Cell, Evaluator, Outcome, need_logits
 from tfssl.evaluation.gates import GateError, check_monotone
-from tfssl.evaluation.intervals import wilson
 from tfssl.evaluation.journal import Journal
 from tfssl.evaluation.subject import Subject
 from tfssl.types import Row, UserError
@@ -177,8 +175,9 @@ class _Planned:
         """The cell's row and outcome, if need be by measuring it."""
         evaluator, cell, subject = self.evaluator, self.cell, self.subject
         if known:
-            row = _row(origin, evaluator, cell, known[1]["correct"])
-            if row == known[0]:
+            row = _row(origin, evaluator, cell, known[1])
+            # As text, so that NaN equals NaN.
+            if str(row) == str(known[0]):
                 return known
             logging.warning("%s does not fit its outcomes: measured anew", known[0])
         key = results.key(self.settings)
@@ -188,7 +187,7 @@ class _Planned:
         start = time.perf_counter()
         outcome = evaluator.measure(cell, subject, earlier)
         seconds = time.perf_counter() - start
-        row = _row(origin, evaluator, cell, outcome["correct"])
+        row = _row(origin, evaluator, cell, outcome)
         results.write_cell(
             *(self.folder, cell.name, row, self.settings, seconds),
             *(subject.ids, outcome),
@@ -196,9 +195,9 @@ class _Planned:
         for path in self.folder.glob(f"{glob.escape(cell.name)}.*.part.npz"):
             path.unlink()
         logging.info(
-            "%s %s %s: %.2f %%, %.1f s",
-            *(row.evaluator, results.size(row.strength), row.metric),
-            *(100 * row.value, seconds),
+            "%s %s %s %s: %s, %.1f s",
+            *(row.evaluator, row.perturbation, results.size(row.strength)),
+            *(row.metric, results.shown(row.value, row.unit), seconds),
         )
         return row, outcome
 
@@ -208,19 +207,20 @@ def _file_name(label: str) -> str:
 
 
 def _row(
-    origin: dict[str, Any], evaluator: Evaluator, cell: Cell, correct: np.ndarray
+    origin: dict[str, Any], evaluator: Evaluator, cell: Cell, outcome: Outcome
 ) -> Row:
-    low, high = wilson(int(correct.sum()), len(correct))
+    value, low, high = cell.number(outcome)
     return Row(
         **origin,
         evaluator=evaluator.name,
         perturbation=cell.perturbation,
         strength=cell.strength,
         metric=cell.metric,
-        value=float(correct.mean()),
-        n=len(correct),
+        value=value,
+        n=len(next(iter(outcome.values()))),
         low=low,
         high=high,
+        unit=cell.unit,
     )
 
 

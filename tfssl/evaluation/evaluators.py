@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import gin
@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfssl.evaluation.classifier import Classifier
+from tfssl.evaluation.intervals import wilson
 from tfssl.evaluation.results import describe, size
 from tfssl.evaluation.subject import Subject
 from tfssl.evaluation.trial import Trial, correct
@@ -19,18 +20,34 @@ from tfssl.types import Batch, UserError, fraction
 
 Outcome = dict[str, np.ndarray]
 """Arrays [n, ...] of a measured cell, one entry per example: "correct" [n] bool,
-whether it is classified right, and what later cells may want to know."""
+whether it is classified right, or "value" [n], whose mean is the cell's number, and
+what later cells may want to know."""
+
+
+def share_correct(outcome: Outcome) -> tuple[float, float, float]:
+    """The share of examples that are classified right, and its Wilson interval."""
+    correct = outcome["correct"]
+    return float(correct.mean()), *wilson(int(correct.sum()), len(correct))
+
+
+def mean_value(outcome: Outcome) -> tuple[float, float, float]:
+    """The mean of "value" [n], and its normal 95 % interval."""
+    value = outcome["value"].astype(np.float64)
+    half = 1.959964 * float(value.std()) / len(value) ** 0.5
+    return float(value.mean()), float(value.mean()) - half, float(value.mean()) + half
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One number to measure: the share of examples that are classified right.
+    """One number to measure: by default the share that is classified right.
 
     Attributes:
       name: Of its files.
       perturbation, strength, metric: As in `types.Row`.
       settings: All of the evaluator that determines the number, as `describe` gives it.
       examples: Measure that many of the first examples; all if None.
+      number: From the outcome to the number and the ends of its 95 % interval.
+      unit: As in `types.Row`.
     """
 
     name: str
@@ -39,6 +56,8 @@ class Cell:
     settings: dict[str, Any]
     metric: str = "accuracy"
     examples: int | None = None
+    number: Callable[[Outcome], tuple[float, float, float]] = share_correct
+    unit: str = "%"
 
 
 class Evaluator(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tfssl.types import Row, UserError
+from tfssl.types import BALLS, Row, UserError
 
 
 class GateError(UserError):
@@ -15,13 +15,17 @@ def check_monotone(rows: Sequence[Row]) -> None:
     """A larger ball holds the smaller one, and all of its perturbations.
 
     Of the stages of an ensemble this is not asked: what another attack has broken at a
-    larger epsilon may count at a smaller one or not.
+    larger epsilon may count at a smaller one or not. Nor is it of corruptions.
 
     Raises:
       GateError: An accuracy rises with epsilon.
     """
     last: dict[tuple[str, str], Row] = {}
-    accuracies = [row for row in rows if row.metric == "accuracy"]
+    accuracies = [
+        row
+        for row in rows
+        if row.metric == "accuracy" and row.perturbation in ("none", *BALLS)
+    ]
     for row in sorted(accuracies, key=lambda row: row.strength):
         name = row.evaluator, row.perturbation
         smaller = last.setdefault(name, row)

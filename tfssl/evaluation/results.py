@@ -1,7 +1,8 @@
 """Measured cells on disk, each with a key of all that determines its number.
 
-A cell is `<folder>/<cell>.npz` with the arrays `ids` [n] int64, `correct` [n] bool and
-what else its evaluator keeps, and, written after it, `<folder>/<cell>.json`:
+A cell is `<folder>/<cell>.npz` with the arrays `ids` [n] int64, `correct` [n] bool or
+`value` [n] float, and what else its evaluator keeps, and, written after it,
+`<folder>/<cell>.json`:
 
     {"key": ..., "row": {the fields of types.Row}, "settings": {...}, "seconds": 1.2}
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,10 +27,10 @@ import numpy as np
 from absl import logging
 
 from tfssl import files
-from tfssl.types import Row, UserError
+from tfssl.types import BALLS, Row, UserError
 
 EVERY_ATTACK = "*"
-"""Among those that a mark is about: all evaluators, wherever they perturb."""
+"""Among those that a mark is about: all evaluators, wherever they attack."""
 
 
 def describe(value: Any) -> Any:
@@ -123,7 +125,9 @@ def read_cell(
             outcome = dict(arrays)
         whole = np.array_equal(outcome.pop("ids"), ids)
         whole = whole and all(len(array) == len(ids) for array in outcome.values())
-        whole = whole and outcome["correct"].dtype == bool
+        known = {"correct", "value"} & outcome.keys()
+        whole = whole and bool(known)
+        whole = whole and outcome.get("correct", np.zeros(0, bool)).dtype == bool
     # A damaged header can ask for a compression that does not exist, or a password.
     except (
         *(OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError),
@@ -189,7 +193,7 @@ def marks_of(row: Row, marks: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Those that are about a row; what is said of the model is about all attacks."""
     found = {}
     for entry in marks.values():
-        attacked = row.perturbation != "none" and row.strength > 0
+        attacked = row.perturbation in BALLS and row.strength > 0
         if (EVERY_ATTACK in entry["about"] and attacked) or row.evaluator in entry[
             "about"
         ]:
@@ -198,8 +202,8 @@ def marks_of(row: Row, marks: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def table(rows: Sequence[Row], marks: dict[str, dict[str, Any]] | None = None) -> str:
-    """Rows as text, one line each, shares in percent; marks as numbers and notes."""
-    header = ("evaluator", "perturbation", "strength", "metric", "value %")
+    """Rows as text, one line each; marks as numbers and notes."""
+    header = ("evaluator", "perturbation", "strength", "metric", "value")
     lines = [(*header, "95 % interval", "n", "marks")]
     notes: dict[tuple[str, str], int] = {}
     for row in rows:
@@ -211,8 +215,8 @@ def table(rows: Sequence[Row], marks: dict[str, dict[str, Any]] | None = None) -
                 row.perturbation,
                 size(row.strength),
                 row.metric,
-                f"{100 * row.value:.2f}",
-                f"{100 * row.low:.2f} - {100 * row.high:.2f}",
+                shown(row.value, row.unit),
+                _interval(row),
                 str(row.n),
                 ",".join(f"[{number}]" for number in numbers),
             )
@@ -230,6 +234,20 @@ def table(rows: Sequence[Row], marks: dict[str, dict[str, Any]] | None = None) -
     for (name, sentence), number in notes.items():
         text += f"\n[{number}] {name}: {sentence}"
     return text
+
+
+def shown(value: float, unit: str) -> str:
+    """'45.20 %' for a share, other numbers as they are: '0.8312'."""
+    if unit == "%":
+        return f"{100 * value:.2f} %"
+    return f"{value:.4g} {unit}".rstrip()
+
+
+def _interval(row: Row) -> str:
+    if math.isnan(row.low):
+        return ""
+    low, high = (shown(end, row.unit).split()[0] for end in (row.low, row.high))
+    return f"{low} - {high}"
 
 
 def size(strength: float) -> str:

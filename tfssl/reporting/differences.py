@@ -55,9 +55,10 @@ def crossings(strengths: list[float], values: list[float]) -> list[float]:
 def paired_interval(
     correct: np.ndarray, reference: np.ndarray
 ) -> tuple[float, float, float]:
-    """The difference of two shares on the same examples, and its 95 % interval.
+    """The difference of two means over the same examples, and its 95 % interval.
 
-    With `b` examples that only the first has right, and `c` only the second, of `n`:
+    Of shares, with `b` examples that only the first has right, and `c` only the second,
+    of `n`, this is
 
         (b - c) / n  -/+  1.96 sqrt(b + c - (b - c)^2 / n) / n
 
@@ -65,16 +66,16 @@ def paired_interval(
     Analysis, 2nd edition, section 10.1).
 
     Args:
-      correct, reference: [n] bool, for the same examples in the same order.
+      correct, reference: [n] bool, or other numbers, for the same examples in the same
+        order.
 
     Returns:
-      Difference, low and high, in [-1, 1].
+      Difference, low and high.
     """
     n = len(correct)
-    b = int(np.sum(correct & ~reference))
-    c = int(np.sum(~correct & reference))
-    half = 1.959964 * math.sqrt(b + c - (b - c) ** 2 / n) / n
-    return (b - c) / n, (b - c) / n - half, (b - c) / n + half
+    difference = correct.astype(np.float64) - reference
+    mean, half = float(difference.mean()), 1.959964 * float(difference.std()) / n**0.5
+    return mean, mean - half, mean + half
 
 
 def _difference(
@@ -118,7 +119,8 @@ def _over_examples(our: Any, their: Any) -> tuple[float, float]:
         with np.load(path) as outcomes:
             order = np.argsort(outcomes["ids"])
             ids.append(outcomes["ids"][order])
-            correct.append(outcomes["correct"][order].astype(bool))
+            values = "value" if "value" in outcomes else "correct"
+            correct.append(outcomes[values][order].astype(np.float64))
     if not np.array_equal(*ids):
         raise summaries.GapError("measured on different examples")
     if not np.allclose([c.mean() for c in correct], [our.value, their.value]):

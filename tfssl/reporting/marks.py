@@ -4,7 +4,7 @@
 
     {source: {"about": [evaluators], "marks": {name: sentence}}}
 
-'*' among the evaluators means all numbers measured under a perturbation.
+'*' among the evaluators means all numbers measured under an attack.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
+
+from tfssl.types import BALLS
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -53,7 +55,7 @@ def of(
     line: dict[str, Any], found: list[tuple[set[str], dict[str, str]]]
 ) -> frozenset[Mark]:
     """Those among what `read` has found that are about a line of `rows.read`."""
-    attacked = line["perturbation"] != "none" and line["strength"] > 0
+    attacked = line["perturbation"] in BALLS and line["strength"] > 0
     names = {line["evaluator"]} | ({"*"} if attacked else set())
     return frozenset(
         Mark(str(name), line["run"], line["seed"], str(sentence))

@@ -59,10 +59,11 @@ def save(summary: Summary, path: Path) -> None:
 def _curve(axes: Axes, summary: Summary, run: str, index: int, unit: int) -> None:
     """One run; a gap in the numbers is a gap in the line, doubts are hollow markers."""
     estimates = [summary.estimates.get((run, s)) for s in summary.strengths]
-    means = [100 * e.mean if e else math.nan for e in estimates]
+    scale = summary.scale
+    means = [scale * e.mean if e else math.nan for e in estimates]
     bars = [
-        [100 * (e.mean - e.low) if e else math.nan for e in estimates],
-        [100 * (e.high - e.mean) if e else math.nan for e in estimates],
+        [scale * (e.mean - e.low) if e else math.nan for e in estimates],
+        [scale * (e.high - e.mean) if e else math.nan for e in estimates],
     ]
     color = COLORS[index % len(COLORS)]
     doubtful = summary.doubtful(run)
@@ -100,11 +101,8 @@ def _dress(axes: Axes, summary: Summary, unit: int) -> None:
         axes.set_xlim(left=min(0, *axes.get_xlim()))
     else:
         axes.set_xlabel("severity")
-    axes.set_ylabel(
-        "difference (percentage points)"
-        if summary.baseline
-        else f"{summary.metric} (%)"
-    )
+    what = "difference" if summary.baseline else summary.metric
+    axes.set_ylabel(what + summary.shown_unit)
     if summary.baseline:
         axes.axhline(0, color="0", linewidth=0.8)
     ticks = [strength * unit for strength in summary.strengths]

@@ -35,8 +35,8 @@ def read(folders: Iterable[str | Path]) -> pd.DataFrame:
 
     Args:
       folders: Run directories, or directories that contain some at any depth, or CSV
-        files with a column for each field of `types.Row`; `low`, `high` and `seed` may
-        be missing. Names in a column `marks`, joined by ';', are reasons to doubt, and
+        files with a column for each field of `types.Row`; `low`, `high`, `seed` and
+        `unit` may be missing. Names in a column `marks`, joined by ';', are reasons to doubt, and
         a column `reason` is the sentence to them.
 
     Returns:
@@ -112,8 +112,9 @@ def _read_csv(path: Path) -> list[dict]:
     """The lines of the DataFrame that a CSV file holds."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        table = table.assign(**{n: "nan" for n in ("low", "high") if n not in table})
-        table = table.assign(**{"seed": "0"} if "seed" not in table else {})
+        defaults = {"seed": "0", "low": "nan", "high": "nan", "unit": "%"}
+        missing = {k: v for k, v in defaults.items() if k not in table}
+        table = table.assign(**missing)
         lines = []
         for place, line in enumerate(table.to_dict("records"), start=2):
             cell = {name: line[name] for name in FIELDS}

@@ -27,10 +27,10 @@ class GapError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A share, or a difference of shares, and how far it is to be trusted.
+    """A number, or a difference of two, and how far it is to be trusted.
 
     Attributes:
-      mean: Over the seeds, in [-1, 1].
+      mean: Over the seeds; of shares in [-1, 1].
       low, high: Mean -/+ one sample standard deviation over the seeds; with one seed
         a 95 % interval over the examples, NaN where there is none.
       seeds: Number of seeds.
@@ -63,6 +63,7 @@ class Summary:
         not measured alike.
       strength: If the columns are parts, their strength.
       baseline: If this is about differences, the run that was subtracted.
+      unit: Of the numbers, see `types.Row`.
     """
 
     dataset: str
@@ -78,6 +79,7 @@ class Summary:
     unlike: list[str]
     strength: float | None = None
     baseline: str | None = None
+    unit: str = "%"
 
     @property
     def listed(self) -> list[str]:
@@ -94,6 +96,18 @@ class Summary:
         at = "" if plain else f" at {self.label(self.strength)}"
         what = f"{self.evaluator}{kind}{at}: {self.metric}{minus}"
         return f"{self.dataset} {self.split}, {what}"
+
+    @property
+    def scale(self) -> int:
+        """What numbers are multiplied by to be shown."""
+        return 100 if self.unit == "%" else 1
+
+    @property
+    def shown_unit(self) -> str:
+        """' (%)', ' (percentage points)', ' (nats)' or nothing."""
+        points = self.unit == "%" and self.baseline
+        unit = "percentage points" if points else self.unit
+        return f" ({unit})" if unit else ""
 
     @property
     def strengths(self) -> list[float]:
@@ -209,6 +223,7 @@ def summarise(
                 unlike=_unlike(page.rows),
                 strength=page.strength,
                 baseline=baseline,
+                unit=page.rows["unit"].iloc[0],
             )
             measured = _measured(page)
             for run in filter(measured.__contains__, summary.runs):

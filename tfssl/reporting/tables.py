@@ -75,7 +75,7 @@ def _letter(index: int) -> str:
 
 
 def table(summary: Summary) -> Table:
-    """One row per run, one column per strength or part, in percent.
+    """One row per run, one column per strength or part; shares in percent.
 
     A summary of differences is in percentage points, with signs, and, if there are
     several strengths, has a column for where the difference crosses zero.
@@ -87,7 +87,7 @@ def table(summary: Summary) -> Table:
         known = [estimate for estimate in estimates if estimate]
         found += [(estimate.marks, estimate.seeds) for estimate in known]
         marked = [estimate.marks if estimate else () for estimate in estimates]
-        cells = [_cell(estimate, bool(summary.baseline)) for estimate in estimates]
+        cells = [_cell(estimate, summary) for estimate in estimates]
         if with_crossing:
             cells.append(_crossing(summary, estimates))
             marked.append(() if None in estimates else frozenset().union(*marked))
@@ -97,7 +97,7 @@ def table(summary: Summary) -> Table:
         rows.append([run, str(summary.seeds(run))] + cells)
     header = ["run", "seeds"] + [summary.label(c) for c in summary.columns]
     return Table(
-        title=summary.title + (" (percentage points)" if summary.baseline else " (%)"),
+        title=summary.title + summary.shown_unit,
         header=header + ["crossing"] * with_crossing,
         rows=rows,
         notes=_notes(summary, with_crossing),
@@ -106,18 +106,23 @@ def table(summary: Summary) -> Table:
     )
 
 
-def _cell(estimate: Estimate | None, signed: bool) -> str:
-    """'45.2 ± 0.3' over seeds, '45.2 [43.1, 47.3]' with one seed."""
+def _cell(estimate: Estimate | None, summary: Summary) -> str:
+    """'45.2 ± 0.3' over seeds, '45.2 [43.1, 47.3]' with one seed.
+
+    Shares in percent have one digit after the point, other numbers three.
+    """
     if estimate is None:
         return GAP
-    sign = "+" if signed else ""
+    sign = "+" if summary.baseline else ""
+    digits = 1 if summary.unit == "%" else 3
     # Adding 0 makes a rounded -0.0 positive.
     mean, low, high = (
-        f"{round(100 * share, 1) + 0.0:{sign}.1f}"
-        for share in (estimate.mean, estimate.low, estimate.high)
+        f"{round(summary.scale * number, digits) + 0.0:{sign}.{digits}f}"
+        for number in (estimate.mean, estimate.low, estimate.high)
     )
     if estimate.seeds > 1:
-        return f"{mean} ± {50 * (estimate.high - estimate.low):.1f}"
+        half = summary.scale * (estimate.high - estimate.low) / 2
+        return f"{mean} ± {half:.{digits}f}"
     return mean if math.isnan(estimate.low) else f"{mean} [{low}, {high}]"
 
 

@@ -1,0 +1,144 @@
+"""Accuracy under corruptions, and what else can be said of corrupted images."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gin
+import tensorflow as tf
+
+from tfssl.evaluation import calibration
+from tfssl.evaluation.classifier import Classifier
+from tfssl.evaluation.evaluators import Cell, Outcome, check_name, mean_value
+from tfssl.evaluation.results import describe
+from tfssl.evaluation.subject import Subject
+from tfssl.evaluation.trial import correct
+from tfssl.types import Batch, UserError
+
+_UNITS = {"nll": "nats", "brier": "", "ssim": "", "ece": "%"}
+
+
+@gin.register(module="tfssl.evaluation")
+class Corrupted:
+    """Accuracy on clean images and under each corruption at each severity.
+
+    The same images each time, so that cells can be compared image by image.
+
+    Args:
+      corruptions: Each with a `name`, and `of(batch, severity)` that returns images
+        [b, h, w, c] in [0, 1].
+      name: Of the evaluator and its folder of results: it says which benchmark this
+        is, as corruptions made on the fly are not the released images.
+      severities: Ascending, from 1 to 5.
+      also: Further numbers of each cell, of 'nll', 'brier' and 'ece', see
+        `calibration`, and 'ssim', the structural similarity of the corrupted to the
+        clean image (Wang et al. 2004), by `tf.image.ssim` as it is by default: windows
+        of 11 x 11, the mean over pixels and channels, in [-1, 1].
+
+    Raises:
+      UserError: A setting is out of range.
+    """
+
+    def __init__(
+        self,
+        corruptions: Sequence[Any],
+        name: str,
+        severities: Sequence[int] = (1, 2, 3, 4, 5),
+        also: Sequence[str] = (),
+    ):
+        check_name(name)
+        names = [corruption.name for corruption in corruptions]
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"{name}: corruptions need distinct names, got {names}")
+        if not severities or list(severities) != sorted(
+            set(severities) & {1, 2, 3, 4, 5}
+        ):
+            raise UserError(
+                f"{name}: severities ascend, from 1 to 5, and are not {severities!r}"
+            )
+        unknown = set(also) - set(_UNITS) if not isinstance(also, str) else {also}
+        if unknown:
+            raise UserError(
+                f"{name}: also may list {', '.join(_UNITS)}, not {', '.join(unknown)}"
+            )
+        self.name = name
+        self.also = list(also)
+        self._corruptions = {corruption.name: corruption for corruption in corruptions}
+        self._severities = list(severities)
+
+    def cells(self) -> list[Cell]:
+        found = self._cells("none", 0, None)
+        for name, corruption in self._corruptions.items():
+            for severity in self._severities:
+                found += self._cells(name, severity, describe(corruption))
+        return found
+
+    def _cells(self, name: str, severity: int, corruption: Any) -> list[Cell]:
+        stem = f"{name}_{severity}" if severity else "clean"
+        settings = {"corruption": corruption, "also": self.also}
+        accuracy = Cell(stem, name, float(severity), settings)
+        others = [
+            Cell(
+                f"{stem}.{metric}",
+                name,
+                float(severity),
+                settings,
+                metric,
+                number=_ece if metric == "ece" else mean_value,
+                unit=_UNITS[metric],
+            )
+            for metric in self.also
+            if severity or metric != "ssim"
+        ]
+        return [accuracy, *others]
+
+    def measure(
+        self, cell: Cell, subject: Subject, outcomes: Mapping[str, Outcome]
+    ) -> Outcome:
+        stem, _, metric = cell.name.partition(".")
+        if metric == "ece":
+            return {k: outcomes[stem][k] for k in ("correct", "confidence")}
+        if metric:
+            return {"value": outcomes[stem][metric]}
+        # The corruption is a graph of its own: the classifier's is made once.
+        if cell.strength:
+            of = self._corruptions[cell.perturbation].of
+            corrupt = tf.function(functools.partial(of, severity=int(cell.strength)))
+        else:
+            corrupt = None
+
+        def measured(classifier: Classifier, batch: Batch) -> dict[str, tf.Tensor]:
+            image = corrupt(batch) if corrupt else batch["image"]
+            return self._scores(classifier, batch["image"], image, batch["label"])
+
+        found = subject.map(measured, eager=True, label=f"{self.name} {cell.name}")
+        if not cell.strength:
+            found.pop("ssim", None)
+        return found
+
+    @tf.function(reduce_retracing=True)
+    def _scores(
+        self,
+        classifier: Classifier,
+        clean: tf.Tensor,
+        image: tf.Tensor,
+        label: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        logits = classifier.logits(image)
+        found = {"correct": correct(logits, label)}
+        if {"nll", "brier", "ece"} & set(self.also):
+            found |= calibration.scores(logits, label)
+        if "ssim" in self.also:
+            found["ssim"] = tf.image.ssim(clean, image, max_val=1.0)
+        return found
+
+
+def _ece(outcome: Outcome) -> tuple[float, float, float]:
+    """ECE, without an interval: it is no mean over examples."""
+    value = calibration.expected_calibration_error(
+        outcome["confidence"], outcome["correct"]
+    )
+    return value, math.nan, math.nan
