@@ -29,7 +29,8 @@ class Corrupted:
 
     Args:
       corruptions: Each with a `name`, and `of(batch, severity)` that returns images
-        [b, h, w, c] in [0, 1].
+        [b, h, w, c] in [0, 1]. If it has a method `check(sample)`, some examples are
+        shown to it first.
       name: Of the evaluator and its folder of results: it says which benchmark this
         is, as corruptions made on the fly are not the released images.
       severities: Ascending, from 1 to 5.
@@ -104,11 +105,14 @@ class Corrupted:
         if metric:
             return {"value": outcomes[stem][metric]}
         # The corruption is a graph of its own: the classifier's is made once.
+        corrupt = None
         if cell.strength:
-            of = self._corruptions[cell.perturbation].of
-            corrupt = tf.function(functools.partial(of, severity=int(cell.strength)))
-        else:
-            corrupt = None
+            corruption = self._corruptions[cell.perturbation]
+            if hasattr(corruption, "check"):
+                corruption.check(subject.sample(500))
+            corrupt = tf.function(
+                functools.partial(corruption.of, severity=int(cell.strength))
+            )
 
         def measured(classifier: Classifier, batch: Batch) -> dict[str, tf.Tensor]:
             image = corrupt(batch) if corrupt else batch["image"]

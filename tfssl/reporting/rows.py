@@ -36,8 +36,8 @@ def read(folders: Iterable[str | Path]) -> pd.DataFrame:
     Args:
       folders: Run directories, or directories that contain some at any depth, or CSV
         files with a column for each field of `types.Row`; `low`, `high`, `seed` and
-        `unit` may be missing. Names in a column `marks`, joined by ';', are reasons to doubt, and
-        a column `reason` is the sentence to them.
+        `unit` may be missing. Names in a column `marks`, joined by ';', are reasons to
+        doubt, and a column `reason` is the sentence to them.
 
     Returns:
       A DataFrame with the fields of `types.Row` and
