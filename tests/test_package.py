@@ -50,7 +50,8 @@ def test_programs_exist(setup):
 def test_each_gin_folder_is_shipped(setup):
     folders = {p.parent.relative_to(ROOT) for p in (ROOT / "gin").rglob("*.gin")}
     assert dict(setup["options.data_files"]) == {
-        f"share/tfssl/{folder}": f"{folder}/*.gin" for folder in folders
+        "share/tfssl/published": "published/*.csv",
+        **{f"share/tfssl/{folder}": f"{folder}/*.gin" for folder in folders},
     }
     inside = {p for p in (ROOT / "gin").rglob("*") if p.is_file()}
     assert {p.suffix for p in inside} == {".gin"}

@@ -2,19 +2,23 @@
 
   bin/report RUN_DIR [RUN_DIR ...] --out DIR [--baseline NAME]
 
-RUN_DIR is a run's directory, or one that holds runs at any depth. Nothing is measured
-here: what bin/evaluate has finished is put together, runs of the same name as seeds of
-one row. In DIR are written
+RUN_DIR is a run's directory, or one that holds runs at any depth, or a CSV file of
+numbers such as the rows.csv of another report, or those published of a paper. Nothing
+is measured here: what bin/evaluate has finished is put together, runs of the same name
+as seeds of one row. In DIR are written
 
   rows.csv           every number and where it comes from, for plots of your own
   table.csv|md|tex   one row per run, one column per epsilon or severity, in percent;
                      AutoAttack's stages and checks of attacks are tables of their own
   curve-*.png        the same as curves
+  corruptions.csv|md|tex, corruptions-*.png
+                     of evaluators that measured all corruptions: errors by severity and
+                     by corruption, means and mCE
 
 and with --baseline NAME, the name of the run to compare with,
 
   differences.csv|md|tex   each run minus the baseline, and where that changes sign
-  differences-*.png        the same as curves
+  differences-*.png        the same as curves; and so for corruptions
 
 "45.2 ± 0.3" is mean and sample standard deviation over seeds, "45.2 [43.1, 47.3]" one
 seed with its 95 % interval over the examples. A dash is what was not measured, or not
@@ -28,6 +32,7 @@ Examples:
 
   bin/report runs --out report
   bin/report runs/at runs/at_rotation --out report --baseline at
+  bin/report published/chhipa2023.csv --out report
 """
 
 from __future__ import annotations
