@@ -18,6 +18,7 @@ WORKDIR /opt/tfssl
 COPY LICENSE README.md constraints.txt pyproject.toml setup.cfg ./
 COPY tfssl tfssl
 COPY gin gin
+COPY published published
 RUN pip install --no-cache-dir --constraint constraints.txt ".${EXTRA:+[$EXTRA]}"
 
 # Any user may be given with --user, also one without an entry in /etc/passwd.
