@@ -19,15 +19,19 @@ tf.config.set_logical_device_configuration(
 
 def pytest_addoption(parser):
     parser.addoption("--run_slow", action="store_true", help="Also run the slow tests.")
+    parser.addoption(
+        "--run_torch", action="store_true", help="Also run the tests with PyTorch."
+    )
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--run_slow"):
-        return
-    skip = pytest.mark.skip(reason="slow: use --run_slow")
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+    for kind in ("slow", "torch"):
+        if config.getoption(f"--run_{kind}"):
+            continue
+        skip = pytest.mark.skip(reason=f"{kind}: use --run_{kind}")
+        for item in items:
+            if kind in item.keywords:
+                item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)

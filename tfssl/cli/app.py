@@ -1,4 +1,4 @@
-"""What the four programs share: their flags, and how they end."""
+"""What the programs share: their flags, and how they end."""
 
 from __future__ import annotations
 

@@ -47,10 +47,7 @@ class Tokens(keras.layers.Layer):
         depth = position.shape[-1]
         position = tf.reshape(position[:, 1:], [1, *self.grid, depth])
         if tuple(patches.shape[1:3]) != self.grid:
-            # Not by tf.image, which has neither this constant nor a kernel for GPUs.
-            rows = tf.cast(_cubic(self.grid[0], height), position.dtype)
-            columns = tf.cast(_cubic(self.grid[1], width), position.dtype)
-            position = tf.einsum("ih,jw,bhwd->bijd", rows, columns, position)
+            position = interpolate(position, height, width)
         patches = tf.reshape(patches + position, [-1, height * width, depth])
         token = tf.repeat(token, tf.shape(patches)[0], axis=0)
         return tf.concat([token, patches], axis=1)
@@ -79,19 +76,47 @@ class PatchMap(keras.layers.Layer):
         return tf.reshape(tokens[:, 1:], [-1, *_sizes(patches), tokens.shape[-1]])
 
 
+def interpolate(
+    position: tf.Tensor,
+    height: int | tf.Tensor,
+    width: int | tf.Tensor,
+    extra: float = 0.0,
+) -> tf.Tensor:
+    """Maps [b, h, w, d] to maps [b, height, width, d], as DINO does with positions.
+
+    By cubic convolution, edges repeated, with PyTorch's constant -0.75
+    (arXiv:2104.14294).
+
+    Args:
+      position: The maps, float.
+      height, width: The new size.
+      extra: Places lie as if the new size were larger by this. With 0 a map of the same
+        size stays as it is; DINO has 0.1, against rounding in PyTorch.
+    """
+    # Not by tf.image, which has neither this constant nor a kernel for GPUs.
+    rows = _cubic(position.shape[1], height, extra)
+    columns = _cubic(position.shape[2], width, extra)
+    return tf.einsum(
+        "ih,jw,bhwd->bijd",
+        tf.cast(rows, position.dtype),
+        tf.cast(columns, position.dtype),
+        position,
+    )
+
+
 def _sizes(patches: tf.Tensor) -> list[int | tf.Tensor]:
     """h and w of a map [b, h, w, any]: numbers where they are known."""
     return [n or tf.shape(patches)[i] for i, n in enumerate(patches.shape[1:3], 1)]
 
 
-def _cubic(old: int, new: int | tf.Tensor) -> tf.Tensor:
+def _cubic(old: int, new: int | tf.Tensor, extra: float) -> tf.Tensor:
     """[new, old], the matrix that interpolates `old` numbers at `new` places.
 
     Cubic convolution (Keys 1981, doi:10.1109/TASSP.1981.1163711).
     """
     a = -0.75
-    place = (tf.range(new, dtype=tf.float32) + 0.5) * old / tf.cast(new, tf.float32)
-    place = place[:, None] - 0.5
+    place = tf.range(tf.cast(new, tf.float32)) + 0.5
+    place = (place * old / (tf.cast(new, tf.float32) + extra))[:, None] - 0.5
     neighbour = tf.floor(place) + [-1.0, 0.0, 1.0, 2.0]
     x = tf.abs(place - neighbour)
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1

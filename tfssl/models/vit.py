@@ -29,10 +29,12 @@ def vit(
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
     any_size: bool = False,
+    last_blocks: int = 1,
 ) -> keras.Model:
-    """A vision transformer: images [b, h, w, c] to features [b, width].
+    """A vision transformer: images [b, h, w, c] to features [b, last_blocks * width].
 
-    The features are the class token after the last LayerNorm. By name there are
+    The features are the class token after the last LayerNorm, or several: see
+    `last_blocks`. By name there are
 
         final_norm    [b, 1 + n, width], the final tokens: class, then patches by rows
         features_map  [b, h / patch, w / patch, width], the patches as the attention of
@@ -66,6 +68,9 @@ def vit(
       any_size: Take images of other heights and widths, too, as multi-crop needs: the
         position embedding is interpolated. What is left of a patch at the lower and
         right border is not looked at.
+      last_blocks: The features are the class tokens after each of so many last blocks,
+        the last one at the end, all through the last LayerNorm. DINO's linear
+        classifiers of a ViT-S read 4 (eval_linear.py of its authors).
 
     Raises:
       UserError: A size is invalid.
@@ -76,8 +81,11 @@ def vit(
         ("depth", depth),
         ("heads", heads),
         ("mlp_ratio", mlp_ratio),
+        ("last_blocks", last_blocks),
     ):
         layers.check_size(name, size)
+    if last_blocks > depth:
+        raise UserError(f"last_blocks is {last_blocks}, but there are {depth} blocks")
     if width % heads:
         raise UserError(f"width {width} does not divide by the {heads} heads")
     image, x = layers.image_input(image_shape, patch, mean, std, any_size)
@@ -91,6 +99,7 @@ def vit(
         width, patch, strides=patch, kernel_initializer=_initializer(), name="patches"
     )(x)
     x = Tokens((height // patch, columns // patch), name="tokens")(patches)
+    after_blocks = []
     for i in range(1, depth + 1):
         name = f"block{i}"
         y = _norm(x, f"{name}_norm1")
@@ -110,8 +119,17 @@ def vit(
         y = _dense(y, mlp_ratio * width, f"{name}_mlp1", "gelu")
         y = _dense(y, width, f"{name}_mlp2")
         x = keras.layers.Add(name=f"{name}_add2")([x, y])
-    token = ClassToken(name="class_token")(_norm(x, "final_norm"))
-    features = keras.layers.Reshape((width,), name="features")(token)
+        after_blocks.append(x)
+    norm = keras.layers.LayerNormalization(epsilon=1e-6, name="final_norm")
+    # The last block first: what a layer was called with first is its `output`.
+    tokens = []
+    for i in range(depth, depth - last_blocks, -1):
+        name = "class_token" if i == depth else f"block{i}_class_token"
+        tokens.insert(0, ClassToken(name=name)(norm(after_blocks[i - 1])))
+    token = tokens[0]
+    if last_blocks > 1:
+        token = keras.layers.Concatenate(name="class_tokens")(tokens)
+    features = keras.layers.Reshape((last_blocks * width,), name="features")(token)
     return keras.Model(image, features, name="vit")
 
 
