@@ -40,6 +40,8 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         content = file.read()
     try:
         start = 8 + int.from_bytes(content[:8], "little")
+        if start > len(content):
+            raise ValueError("the header is cut off")
         header = json.loads(content[8:start])
         header.pop("__metadata__", None)
         data = memoryview(content)[start:]
