@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -21,11 +21,8 @@ from tfssl.types import Batch, UserError
 _UNITS = {"nll": "nats", "brier": "", "ssim": "", "ece": "%"}
 
 
-@gin.register(module="tfssl.evaluation")
-class Corrupted:
-    """Accuracy on clean images and under each corruption at each severity.
-
-    The same images each time, so that cells can be compared image by image.
+class OverCorruptions:
+    """What evaluators share that look at the same images under many corruptions.
 
     Args:
       corruptions: Each with a `name`, and `of(batch, severity)` that returns images
@@ -34,6 +31,57 @@ class Corrupted:
       name: Of the evaluator and its folder of results: it says which benchmark this
         is, as corruptions made on the fly are not the released images.
       severities: Ascending, from 1 to 5.
+
+    Raises:
+      UserError: A setting is out of range.
+    """
+
+    def __init__(
+        self,
+        corruptions: Sequence[Any],
+        name: str,
+        severities: Sequence[int] = (1, 2, 3, 4, 5),
+    ):
+        check_name(name)
+        names = [corruption.name for corruption in corruptions]
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"{name}: corruptions need distinct names, got {names}")
+        if not severities or list(severities) != sorted(
+            set(severities) & {1, 2, 3, 4, 5}
+        ):
+            raise UserError(
+                f"{name}: severities ascend, from 1 to 5, and are not {severities!r}"
+            )
+        self.name = name
+        self._corruptions = {corruption.name: corruption for corruption in corruptions}
+        self._severities = list(severities)
+
+    def _grid(self) -> Iterator[tuple[str, int, Any]]:
+        """Corruptions' names, severities and the corruptions' settings."""
+        for name, corruption in self._corruptions.items():
+            for severity in self._severities:
+                yield name, severity, describe(corruption)
+
+    def _corrupt(self, cell: Cell, subject: Subject) -> Callable[[Batch], tf.Tensor]:
+        """From a batch to its images as a cell corrupts them, in a graph of its own.
+
+        So that the classifier's graph, which is dear, need not be made for each cell.
+        """
+        corruption = self._corruptions[cell.perturbation]
+        if hasattr(corruption, "check"):
+            corruption.check(subject.sample(500))
+        of = functools.partial(corruption.of, severity=int(cell.strength))
+        return tf.function(of)
+
+
+@gin.register(module="tfssl.evaluation")
+class Corrupted(OverCorruptions):
+    """Accuracy on clean images and under each corruption at each severity.
+
+    The same images each time, so that cells can be compared image by image.
+
+    Args:
+      corruptions, name, severities: See `OverCorruptions`.
       also: Further numbers of each cell, of 'nll', 'brier' and 'ece', see
         `calibration`, and 'ssim', the structural similarity of the corrupted to the
         clean image (Wang et al. 2004), by `tf.image.ssim` as it is by default: windows
@@ -50,31 +98,18 @@ class Corrupted:
         severities: Sequence[int] = (1, 2, 3, 4, 5),
         also: Sequence[str] = (),
     ):
-        check_name(name)
-        names = [corruption.name for corruption in corruptions]
-        if not names or len(set(names)) < len(names):
-            raise UserError(f"{name}: corruptions need distinct names, got {names}")
-        if not severities or list(severities) != sorted(
-            set(severities) & {1, 2, 3, 4, 5}
-        ):
-            raise UserError(
-                f"{name}: severities ascend, from 1 to 5, and are not {severities!r}"
-            )
+        super().__init__(corruptions, name, severities)
         unknown = set(also) - set(_UNITS) if not isinstance(also, str) else {also}
         if unknown:
             raise UserError(
                 f"{name}: also may list {', '.join(_UNITS)}, not {', '.join(unknown)}"
             )
-        self.name = name
         self.also = list(also)
-        self._corruptions = {corruption.name: corruption for corruption in corruptions}
-        self._severities = list(severities)
 
     def cells(self) -> list[Cell]:
         found = self._cells("none", 0, None)
-        for name, corruption in self._corruptions.items():
-            for severity in self._severities:
-                found += self._cells(name, severity, describe(corruption))
+        for name, severity, settings in self._grid():
+            found += self._cells(name, severity, settings)
         return found
 
     def _cells(self, name: str, severity: int, corruption: Any) -> list[Cell]:
@@ -104,15 +139,7 @@ class Corrupted:
             return {k: outcomes[stem][k] for k in ("correct", "confidence")}
         if metric:
             return {"value": outcomes[stem][metric]}
-        # The corruption is a graph of its own: the classifier's is made once.
-        corrupt = None
-        if cell.strength:
-            corruption = self._corruptions[cell.perturbation]
-            if hasattr(corruption, "check"):
-                corruption.check(subject.sample(500))
-            corrupt = tf.function(
-                functools.partial(corruption.of, severity=int(cell.strength))
-            )
+        corrupt = self._corrupt(cell, subject) if cell.strength else None
 
         def measured(classifier: Classifier, batch: Batch) -> dict[str, tf.Tensor]:
             image = corrupt(batch) if corrupt else batch["image"]
