@@ -47,6 +47,52 @@ def test_every_slip_is_an_error(gin_file, text, message):
     assert "\n" not in str(error.value)
 
 
+TYPED = """
+import tfssl.objectives.jigsaw
+import tfssl.objectives.moco_v2
+import tfssl.objectives.simsiam
+import tfssl.training.loop
+import tfssl.data.view_geometry
+"""
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("MoCoV2.symmetric = 'False'", "MoCoV2.symmetric = 'False' is no bool"),
+        ("MoCoV2.queue = True", "MoCoV2.queue = True is no int"),
+        ("MoCoV2.temperature = '0.2'", "MoCoV2.temperature = '0.2' is no float"),
+        ("Jigsaw.grid = 2.5", "Jigsaw.grid = 2.5 is no int"),
+        ("a/Jigsaw.gap = None", "a/Jigsaw.gap = None is no int"),
+        ("Jigsaw.gap = %GAP", r"Jigsaw.gap = '3' \(by GAP\) is no int"),
+        ("SimSiam.projector = 64", r"SimSiam.projector = 64 is no Sequence\[int\]"),
+        ("SimSiam.projector = (64, '8')", "SimSiam.projector"),
+        ("RandomResizedCrop.scale = (0.2, 0.5, 1)", "RandomResizedCrop.scale"),
+    ],
+)
+def test_values_of_other_types_are_errors(gin_file, binding, message):
+    use = "GAP = '3'\nX = @a/Jigsaw()\n"
+    with pytest.raises(UserError, match=message) as error:
+        config.parse([gin_file(TYPED + use + binding + "\n")])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "binding",
+    [
+        "MoCoV2.temperature = 1",
+        "MoCoV2.symmetric = True",
+        "Jigsaw.gap = %GAP",
+        "SimSiam.projector = [64, %GAP]",
+        "RandomResizedCrop.size = None",
+        "RandomResizedCrop.scale = (0.2, 1)",
+        "train.terms = [@Jigsaw()]",
+    ],
+)
+def test_values_that_fit(gin_file, binding):
+    config.parse([gin_file(TYPED + "GAP = 3\n" + binding + "\n")])
+
+
 def test_a_folder_named_like_an_include_does_no_harm(tmp_path, monkeypatch):
     (tmp_path / "objectives").mkdir()
     monkeypatch.chdir(tmp_path)

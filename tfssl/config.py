@@ -6,15 +6,20 @@ strict: an unknown file, name, parameter, macro or scope is one clear error.
 
 from __future__ import annotations
 
+import collections.abc
 import contextlib
 import difflib
 import importlib.util  # noqa: F401  gin 0.5.0 uses it without importing it.
+import inspect
 import os
 import re
 import sysconfig
 import tokenize
+import types
+import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import gin
 
@@ -48,7 +53,8 @@ def parse(files: Sequence[str | os.PathLike], params: Sequence[str] = ()) -> Non
 
     Raises:
       UserError: A file, name, parameter, macro or scope is unknown, a required macro is
-        not set, or the syntax is wrong.
+        not set, a value is not of the type that its parameter is annotated with, or the
+        syntax is wrong.
     """
     gin.clear_config()
     gin.add_config_file_search_path(str(gin_dir()))
@@ -73,6 +79,7 @@ def parse(files: Sequence[str | os.PathLike], params: Sequence[str] = ()) -> Non
                     " '8/255', need quotes within"
                 ) from None
         _check_scopes()
+        _check_types()
         gin.finalize()
 
 
@@ -140,6 +147,81 @@ def _check_scopes() -> None:
         for part in filter(None, scope.split("/")):
             if part not in used:
                 raise UserError(f"scope {part}/ of {scope}/{selector} is used nowhere")
+
+
+def _check_types() -> None:
+    """Gin binds anything to anything: 'False' to a bool, where it would be true."""
+    for (scope, selector), bindings in gin.config._CONFIG.items():
+        if selector == "gin.macro":
+            continue
+        for parameter, bound in bindings.items():
+            value, macro = _resolved(bound)
+            kind = _annotation(selector, parameter)
+            if not _fits(value, kind):
+                name = "/".join(filter(None, [scope, selector.rpartition(".")[2]]))
+                through = f" (by {macro})" if macro else ""
+                shown = kind.__name__ if isinstance(kind, type) else kind
+                shown = re.sub(r"[\w.]+\.(?=\w)", "", str(shown))
+                raise UserError(
+                    f"{name}.{parameter} = {value!r}{through} is no {shown}"
+                )
+
+
+def _resolved(value: Any) -> tuple[Any, str]:
+    """A bound value, through macros, and the name of the first of these."""
+    first = ""
+    while isinstance(value, gin.config.ConfigurableReference):
+        if value.selector != "gin.macro":
+            break
+        macro = "/".join(value.scopes)
+        first = first or macro
+        value = gin.config._CONFIG.get((macro, "gin.macro"), {}).get("value", value)
+        if macro not in _macros_set():
+            break
+    return value, first
+
+
+def _annotation(selector: str, parameter: str) -> Any:
+    """What a configurable's parameter is annotated with; Any if that is not known."""
+    made = gin.config._REGISTRY[selector].wrapped
+    function = made.__init__ if isinstance(made, type) else made
+    function = inspect.unwrap(function)
+    kind = getattr(function, "__annotations__", {}).get(parameter, Any)
+    if not isinstance(kind, str):
+        return kind
+    try:
+        return typing.get_type_hints(
+            types.SimpleNamespace(__annotations__={parameter: kind}),
+            function.__globals__,
+        )[parameter]
+    except NameError:  # Of something that is imported for type checkers alone.
+        return Any
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is what an annotation says, as far as gin can write such."""
+    if isinstance(value, gin.config.ConfigurableReference):
+        return True
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in arguments)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (bool, str):
+        return isinstance(value, kind)
+    if kind is os.PathLike:
+        return isinstance(value, str)
+    if kind in (None, type(None)):
+        return value is None
+    if origin in (list, tuple, collections.abc.Sequence):
+        if not isinstance(value, (list, tuple)):
+            return False
+        if origin is tuple and Ellipsis not in arguments:
+            return len(value) == len(arguments) and all(map(_fits, value, arguments))
+        return all(_fits(item, arguments[0]) for item in value)
+    return True
 
 
 @contextlib.contextmanager

@@ -409,6 +409,14 @@ def test_bad_settings(train, tmp_path, settings, message):
         train(tmp_path, **settings)
 
 
+def test_one_image_is_not_compared(train, tmp_path):
+    class Compares(Rotation):
+        gathers = True
+
+    with pytest.raises(UserError, match="rotation compares the images of a batch"):
+        train(tmp_path, batch_size=1, terms=[Term(Compares())], attack=None)
+
+
 def test_batch_must_divide_by_replicas(train, tmp_path, two_replicas):
     with pytest.raises(UserError, match="2 replicas"):
         train(tmp_path, batch_size=33, strategy=lambda: two_replicas)

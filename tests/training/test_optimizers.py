@@ -84,9 +84,11 @@ def slow_lars(variables, gradients, rates, wd, mu, trust, clip):
         for name, w in values.items():
             g, rate = gradients[name][step].astype(float), lr
             if name == "kernel":
+                apart = np.sqrt((g**2).sum()) + wd * np.sqrt((w**2).sum())
                 g = g + wd * w
                 if np.any(w) and np.any(g):
-                    local = trust * np.sqrt((w**2).sum()) / np.sqrt((g**2).sum())
+                    below = apart if clip else np.sqrt((g**2).sum())
+                    local = trust * np.sqrt((w**2).sum()) / below
                     rate = min(local, lr) if clip else lr * local
             momenta[name] = mu * momenta[name] + rate * g
             values[name] = w - momenta[name]

@@ -143,6 +143,12 @@ def train(
             f"batch_size {batch_size} is larger than the training split"
             f" ({dataset.size('train')} examples)"
         )
+    alone = [term.objective.name for term in terms if term.objective.gathers]
+    if batch_size == 1 and alone:
+        raise UserError(
+            f"{alone[0]} compares the images of a batch, or normalises by them:"
+            " batch_size must be at least 2"
+        )
     last_step = epochs * steps_per_epoch
     if learning_rate_batch:
         learning_rate *= batch_size / learning_rate_batch

@@ -115,9 +115,11 @@ class _LARS(keras.optimizers.SGD):
         if self._adapts[self._get_variable_index(variable)]:
             gradient = tf.cast(gradient, variable.dtype)
             learning_rate = tf.cast(learning_rate, variable.dtype)
+            norm = tf.norm(variable)
+            apart = tf.norm(gradient) + self.l2 * norm
             gradient += self.l2 * tf.convert_to_tensor(variable)
-            numerator = self.trust * tf.norm(variable)
-            denominator = tf.norm(gradient)
+            numerator = self.trust * norm
+            denominator = apart if self.clip else tf.norm(gradient)
             local = tf.math.divide_no_nan(numerator, denominator)
             rate = learning_rate * local
             if self.clip:
@@ -142,8 +144,8 @@ def lars(
         u = g + weight_decay * w
         v = momentum * v + learning_rate * trust * ||w|| / ||u|| * u;  w = w - v
 
-    In You et al., eq. 6, the denominator is ||g|| + weight_decay * ||w||. All that is
-    no kernel is trained by plain SGD with momentum.
+    In You et al., eq. 6, the denominator is ||g|| + weight_decay * ||w||, and so it is
+    with `clip`. All that is no kernel is trained by plain SGD with momentum.
 
     Args:
       learning_rate: A number or schedule, in proportion to the batch: 0.3 per 256
@@ -151,9 +153,10 @@ def lars(
       weight_decay: As above; 1e-6 in SimCLR, 1.5e-6 in BYOL.
       momentum: Momentum.
       trust: Positive; 0.001 in both papers.
-      clip: The rate of a kernel is min(trust * ||w|| / ||u||, learning_rate) instead of
-        their product, as in solo-learn (da Costa et al. 2022, JMLR 23(56)), with a
-        trust of 0.02; its denominator is that of eq. 6.
+      clip: The rate of a kernel is
+        min(trust * ||w|| / (||g|| + weight_decay * ||w||), learning_rate) instead of
+        the product, as in solo-learn (da Costa et al. 2022, JMLR 23(56)), with a trust
+        of 0.02.
     """
     _check_decay(weight_decay)
     if not 0 < trust < float("inf"):
