@@ -22,10 +22,13 @@ def pytest_addoption(parser):
     parser.addoption(
         "--run_torch", action="store_true", help="Also run the tests with PyTorch."
     )
+    parser.addoption(
+        "--run_browser", action="store_true", help="Also run the tests with Chromium."
+    )
 
 
 def pytest_collection_modifyitems(config, items):
-    for kind in ("slow", "torch"):
+    for kind in ("slow", "torch", "browser"):
         if config.getoption(f"--run_{kind}"):
             continue
         skip = pytest.mark.skip(reason=f"{kind}: use --run_{kind}")

@@ -20,6 +20,10 @@ and with --baseline NAME, the name of the run to compare with,
   differences.csv|md|tex   each run minus the baseline, and where that changes sign
   differences-*.png        the same as curves; and so for corruptions
 
+With --preset chhipa2023, if all 19 corruptions were measured, chhipa2023.html answers
+the six questions of that paper (arXiv 2308.02525) for the runs at hand, in one page
+that needs no network, with plots that show their numbers.
+
 "45.2 ± 0.3" is mean and sample standard deviation over seeds, "45.2 [43.1, 47.3]" one
 seed with its 95 % interval over the examples. A dash is what was not measured, or not
 comparably; below the table stands why. A run that has no number at all in a table is
@@ -32,7 +36,7 @@ Examples:
 
   bin/report runs --out report
   bin/report runs/at runs/at_rotation --out report --baseline at
-  bin/report published/chhipa2023.csv --out report
+  bin/report published/chhipa2023.csv --out report --preset chhipa2023
 """
 
 from __future__ import annotations
@@ -45,6 +49,9 @@ from tfssl.types import UserError
 
 OUT = flags.DEFINE_string("out", None, "The folder to write to.")
 BASELINE = flags.DEFINE_string("baseline", None, "Name of the run to compare with.")
+PRESET = flags.DEFINE_enum(
+    "preset", None, list(report.PRESETS), "Also write a page for a paper's questions."
+)
 
 
 def main(folders: list[str]) -> None:
@@ -53,7 +60,7 @@ def main(folders: list[str]) -> None:
         raise UserError("no run directories given; see --help")
     if not OUT.value:
         raise UserError("--out is missing: the folder to write the report to")
-    print(report.write(folders, OUT.value, BASELINE.value))
+    print(report.write(folders, OUT.value, BASELINE.value, PRESET.value))
     print(f"written to {OUT.value}")
 
 

@@ -78,14 +78,24 @@ def _overall(group: Group) -> dict[str, Score]:
     return columns
 
 
+def by_group(group: Group) -> list[Summary]:
+    """Of a group of all 19: error by severity in the groups of both groupings."""
+    parts = _groups(group, scores.FOLDERS) | {
+        f"{name}, as in the figures of Chhipa et al. 2023": members
+        for name, members in scores.NOTEBOOK.items()
+    }
+    return _curves(group, parts, None)
+
+
 def _by_severity(group: Group, baseline: str | None) -> list[Summary]:
     parts = {f"mean of {len(group.corruptions)}": group.corruptions}
     parts |= _groups(group, scores.FOLDERS)
-    if group.corruptions == scores.ALL:
-        parts |= {
-            f"{name}, as in the figures of Chhipa et al. 2023": members
-            for name, members in scores.NOTEBOOK.items()
-        }
+    return _curves(group, parts, baseline)
+
+
+def _curves(
+    group: Group, parts: Mapping[str, Sequence[str]], baseline: str | None
+) -> list[Summary]:
     return [
         _summary(
             group,

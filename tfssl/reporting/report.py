@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import logging
 
 from tfssl.reporting import (
+    chhipa2023,
     corruption_tables,
     corruptions,
     differences,
@@ -20,9 +21,15 @@ from tfssl.reporting import (
     tables,
 )
 
+PRESETS = {"chhipa2023": chhipa2023.write}
+"""Pages that answer the questions of a paper: `write(rows, path)`."""
+
 
 def write(
-    folders: Sequence[str | Path], out: str | Path, baseline: str | None = None
+    folders: Sequence[str | Path],
+    out: str | Path,
+    baseline: str | None = None,
+    preset: str | None = None,
 ) -> str:
     """Writes the tables and curves of all finished cells; see `bin/report --help`.
 
@@ -30,6 +37,7 @@ def write(
       folders: Run directories, or directories of such.
       out: Is made if needed. Files of the same names are replaced.
       baseline: Name of the run to subtract from the others.
+      preset: Also write `<preset>.html`, one of `PRESETS`.
 
     Returns:
       The tables as plain text.
@@ -66,6 +74,8 @@ def write(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "rows.csv", rows.to_csv(measured))
+    if preset:
+        PRESETS[preset](measured, out / f"{preset}.html")
     text = []
     for kind, found in kinds.items():
         pages = [tables.table(summary) for summary in found]

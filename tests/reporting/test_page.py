@@ -1,0 +1,106 @@
+"""The page of a paper's questions: what it says, and that it needs nothing else."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tfssl.reporting import chhipa2023, page, rows
+from tfssl.types import UserError
+
+PUBLISHED = Path(__file__).parents[2] / "published" / "chhipa2023.csv"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "chhipa2023.html"
+    chhipa2023.write(rows.read([PUBLISHED]), path)
+    return path
+
+
+def text_of(source):
+    """Without scripts and tags."""
+    source = re.sub(r"<(script|style)>.*?</\1>", " ", source, flags=re.S)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", source)))
+
+
+def test_answers_about_the_published_numbers(written):
+    text = text_of(written.read_text())
+    # Q1 and Q2, from the paper's table: 59.3 at severity 1, of 33.1 clean.
+    assert "chhipa2023_simclr: yes" in text
+    assert "59.3 < 69.6 < 77.1 < 84.3 < 89.6" in text
+    assert "chhipa2023_simclr +26.2" in text
+    # Q3: blur by the benchmark's own groups, whatever the figures say.
+    assert "chhipa2023_swav blur 80.5 noise 75.3" in text
+    # Q4: the three, at the same severity, for each method.
+    falls = "snow at 3; elastic_transform at 3; saturate at 3"
+    assert text.count(falls) == 8
+    # Q5 was not measured, Q6 was.
+    assert "Grad-CAM was not measured." in text
+    assert "chhipa2023_dino_vits8, has a mean error of 57.3 %, not lower" in text
+    # As coded.
+    assert "chhipa2023_byol 1 73.8 74.6" in re.sub(r" a(?= |$)", "", text)
+
+
+def test_the_page_loads_nothing(written):
+    source = written.read_text()
+    body = source.split("<body>")[1]
+    assert not re.search(r"(src|href)=(?!\"data:)", body)
+    assert "<link" not in source
+    # Each plot is there, with data that can be read.
+    data = re.findall(r"\}\)\)\((\{.*?\})\)</script>", body)
+    assert len(data) == body.count('class="plot"') == 10
+    first = json.loads(data[0].replace("<\\/", "</"))
+    assert first["data"][0]["name"] == "chhipa2023_simclr"
+
+
+def test_names_cannot_run_code(tmp_path):
+    table = rows.read([PUBLISHED])
+    evil = "</script><script>document.title='owned'</script>"
+    table["run"] = table["run"].str.replace("chhipa2023_byol", evil)
+    chhipa2023.write(table, tmp_path / "page.html")
+    assert evil not in (tmp_path / "page.html").read_text()
+
+
+def test_nothing_to_answer(tmp_path):
+    few = rows.read([PUBLISHED]).query("perturbation != 'fog'")
+    with pytest.raises(UserError, match="all 19 corruptions"):
+        chhipa2023.write(few, tmp_path / "page.html")
+
+
+def test_pictures_are_within(tmp_path):
+    made = page.Page("t")
+    (tmp_path / "x.png").write_bytes(b"png")
+    made.picture(tmp_path / "x.png", 'a "b"')
+    made.write(tmp_path / "page.html")
+    source = (tmp_path / "page.html").read_text()
+    assert 'src="data:image/png;base64,cG5n"' in source
+    assert "Plotly" not in source
+
+
+@pytest.mark.browser
+def test_in_a_browser(written):
+    """All plots are drawn, without a network."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    assert chromium, "install chromium"
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=9000",
+    ]
+    found = subprocess.run(
+        [chromium, *flags, "--dump-dom", written.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    ).stdout
+    assert found.count('class="main-svg"') >= 10
+    # In the first plot a line for each run, and its key.
+    first = found.split('id="plot1"')[1].split('id="plot2"')[0]
+    assert first.count('class="js-line"') == 16
