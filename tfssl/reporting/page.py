@@ -134,7 +134,7 @@ def lines_figure(
     x_title: str,
     bars: Mapping[str, Sequence[float | None]] | None = None,
 ) -> go.Figure:
-    """Lines over one axis, in the colours of the other plots."""
+    """Lines over one axis, in the colours of the other plots, told apart by markers."""
     figure = go.Figure()
     for index, (name, values) in enumerate(lines.items()):
         figure.add_scatter(
@@ -143,6 +143,7 @@ def lines_figure(
             name=html.escape(name),
             mode="lines+markers",
             line={"color": COLORS[index % len(COLORS)]},
+            marker={"symbol": index % 20},
             error_y={"array": list(bars[name])} if bars else None,
         )
     figure.update_layout(title=title)
