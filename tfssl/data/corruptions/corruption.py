@@ -1,0 +1,102 @@
+"""What the corruptions of Hendrycks & Dietterich 2019 share.
+
+https://arxiv.org/abs/1903.12261; the recipes are those of the authors' scripts
+make_cifar_c.py and make_imagenet_c.py (https://github.com/hendrycks/robustness).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfssl import randomness
+from tfssl.types import UserError
+
+SEVERITIES = (1, 2, 3, 4, 5)
+_SMALLEST = 32
+# In levels. The recipes cut fractions off in float64; float32 is this exact, and must
+# not make 199 of a 200 that no recipe would change.
+_ROUNDING = 2.0**-10
+
+
+class Corruption:
+    """`corruption(image, seed, severity) -> image`, one of the 19 corruptions.
+
+    Images are [b, h, w, c] float32 in [0, 1], multiples of 1/255, with known h and w of
+    at least 32 and three channels, or one where a recipe makes sense without colours.
+    Seeds are [b, 2] int32. The result is as the recipes leave it, in 8 bits, fractions
+    cut off, again as multiples of 1/255. It depends on the image, its seed and the
+    severity alone; severities share their draws.
+
+    The recipes are told in `_corrupt`, in levels: 0 to 255.
+
+    Args:
+      constants: Whose settings: 'cifar' of CIFAR-10-C, for images of 32 x 32 pixels, or
+        'imagenet' of ImageNet-C, for 224 x 224. Many are in pixels, so that those of
+        one on images of the other do not make the same benchmark in another size.
+
+    Attributes:
+      name: As the benchmark's files are called.
+      cifar, imagenet: The constants: of each of the five severities its setting.
+      needs_color: Whether images of one channel are refused.
+
+    Raises:
+      UserError: The constants are not known; when called: the image or the severity is
+        not as above.
+    """
+
+    name: str
+    cifar: Sequence[Any]
+    imagenet: Sequence[Any]
+    needs_color = False
+
+    def __init__(self, constants: str):
+        if constants not in ("cifar", "imagenet"):
+            raise UserError(
+                f"{type(self).__name__}.constants = {constants!r} must be 'cifar' or"
+                " 'imagenet'"
+            )
+        self.constants = constants
+
+    def __call__(
+        self, image: tf.Tensor, seed: tf.Tensor, severity: int = 1
+    ) -> tf.Tensor:
+        if severity not in SEVERITIES:
+            raise UserError(f"the severity of {self.name} is {severity!r}, not 1 to 5")
+        self._check(image.shape)
+        levels = tf.round(255 * tf.convert_to_tensor(image))
+        setting = getattr(self, self.constants)[severity - 1]
+        return cut(self._corrupt(levels, seed, setting)) / 255
+
+    def _check(self, shape: tf.TensorShape) -> None:
+        if len(shape) != 4 or None in shape[1:3] or min(shape[1:3]) < _SMALLEST:
+            raise UserError(
+                f"{self.name} needs images [b, h, w, c] of one size, at least"
+                f" {_SMALLEST} x {_SMALLEST} pixels, not {tuple(shape)}"
+            )
+        if shape[3] not in ((3,) if self.needs_color else (1, 3)):
+            raise UserError(f"{self.name} needs three channels, not {shape[3]}")
+
+    def _corrupt(self, levels: tf.Tensor, seed: tf.Tensor, setting: Any) -> tf.Tensor:
+        """The recipe.
+
+        Args:
+          levels: [b, h, w, c] float32, whole numbers from 0 to 255.
+          seed: [b, 2] int32.
+          setting: Of the severity, from the table.
+
+        Returns:
+          [b, h, w, c] float32. Fractions will be cut off, and what is out of range.
+        """
+        raise NotImplementedError
+
+    def _stream(self, seed: tf.Tensor, tag: str) -> tf.Tensor:
+        """Seeds [b, 2] of this corruption's draws of one kind."""
+        return randomness.fold(seed, f"{self.name}/{tag}")
+
+
+def cut(levels: tf.Tensor) -> tf.Tensor:
+    """To whole levels from 0 to 255 as a cast to 8 bits does it."""
+    return tf.floor(tf.clip_by_value(levels + _ROUNDING, 0, 255))
