@@ -11,8 +11,6 @@ import numpy as np
 import tensorflow as tf
 from scipy import fft, ndimage
 
-from tfssl.data.view_op import separable
-
 
 def gaussian(
     image: tf.Tensor, sigma: float, mode: str = "nearest", truncate: float = 4.0
@@ -37,9 +35,21 @@ def _gaussian(n: int, sigma: float, mode: str, truncate: float) -> np.ndarray:
 
 def linear(image: tf.Tensor, rows: np.ndarray, columns: np.ndarray) -> tf.Tensor:
     """A linear map of the rows, [h', h], then one of the columns, [w', w]."""
-    rows, columns = (tf.constant(m[None], tf.float32) for m in (rows, columns))
-    planes = separable(tf.transpose(image, [0, 3, 1, 2]), rows, columns)
+    planes = along_last(tf.transpose(image, [0, 3, 2, 1]), rows)
+    planes = along_last(tf.transpose(planes, [0, 1, 3, 2]), columns)
     return tf.transpose(planes, [0, 2, 3, 1])
+
+
+def along_last(values: tf.Tensor, matrix: np.ndarray) -> tf.Tensor:
+    """A linear map of the last axis: [..., n] and [m, n] to [..., m]."""
+    # As one product of matrices: TensorFlow 2.21 writes out of bounds where it has to
+    # broadcast a batch [1, 1] to [b, 1].
+    shape = tf.shape(values)
+    new, old = matrix.shape
+    flat = tf.reshape(values, [-1, old])
+    result = tf.matmul(flat, tf.constant(matrix, values.dtype), transpose_b=True)
+    result = tf.reshape(result, tf.concat([shape[:-1], [new]], axis=0))
+    return tf.ensure_shape(result, [*values.shape[:-1], new])
 
 
 def correlate(padded: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

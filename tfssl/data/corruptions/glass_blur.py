@@ -32,7 +32,7 @@ class GlassBlur(Corruption):
     From the lower right to the upper left, each pixel becomes as one nearby is at that
     moment, -d to d - 1 rows and columns away, but for those at the border. The original
     means to swap the two; but as its numpy arrays are views of the image, it writes
-    into the second what it has just written into the first, and the second stays as it is.
+    into the second what it has just written into the first: the second is unchanged.
     """
 
     name = "glass_blur"

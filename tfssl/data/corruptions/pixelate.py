@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfssl.data.corruptions.corruption import Corruption
+from tfssl.data.corruptions.filters import along_last
 
 _ONE = 2**22  # Pillow's weights of 8-bit images are whole multiples of 2^-22.
 
@@ -38,13 +39,13 @@ class Pixelate(Corruption):
 
 def _resize_width(planes: tf.Tensor, width: int) -> tf.Tensor:
     """[b, c, h, w] to [b, c, h, width], both whole levels in float64."""
-    weights = _weights(planes.shape[-1], width)
-    return tf.floor((tf.matmul(planes, weights) + _ONE // 2) / _ONE)
+    weighted = along_last(planes, _weights(planes.shape[-1], width))
+    return tf.floor((weighted + _ONE // 2) / _ONE)
 
 
 @functools.lru_cache(maxsize=64)
 def _weights(old: int, new: int) -> np.ndarray:
-    """[1, 1, old, new] float64, whole multiples: what Pillow makes of unit vectors."""
+    """[new, old], whole multiples: what Pillow makes of unit vectors."""
     units = Image.fromarray(np.eye(old, dtype=np.float32))
     resized = np.asarray(units.resize((new, old), Image.Resampling.BOX))
-    return np.round(_ONE * resized.astype(np.float64))[None, None]
+    return np.round(_ONE * resized.astype(np.float64)).T
