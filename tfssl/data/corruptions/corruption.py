@@ -60,10 +60,8 @@ class Corruption:
             )
         self.constants = constants
 
-    def __call__(
-        self, image: tf.Tensor, seed: tf.Tensor, severity: int = 1
-    ) -> tf.Tensor:
-        if severity not in SEVERITIES:
+    def __call__(self, image: tf.Tensor, seed: tf.Tensor, severity: int) -> tf.Tensor:
+        if type(severity) is not int or severity not in SEVERITIES:
             raise UserError(f"the severity of {self.name} is {severity!r}, not 1 to 5")
         self._check(image.shape)
         levels = tf.round(255 * tf.convert_to_tensor(image))

@@ -26,14 +26,18 @@ class DefocusBlur(Corruption):
     def _corrupt(
         self, levels: tf.Tensor, seed: tf.Tensor, setting: tuple[float, float]
     ) -> tf.Tensor:
-        kernel = disk(*setting)
+        # In float64: sums of fifths are often whole, and whether a whole one is cut off
+        # is up to the last bits of the kernel.
+        kernel = disk(*setting).astype(np.float64)
         r = len(kernel) // 2
         padded = tf.pad(levels, [[0, 0], [r, r], [r, r], [0, 0]], "REFLECT")
+        padded = tf.cast(padded, tf.float64)
         if r <= 2:  # Faster than by Fourier transform.
-            channels = levels.shape[-1]
-            kernels = tf.tile(kernel[:, :, None, None], [1, 1, channels, 1])
-            return tf.nn.depthwise_conv2d(padded, kernels, [1] * 4, "VALID")
-        return correlate(padded, kernel[None])
+            kernels = np.tile(kernel[..., None, None], [1, 1, levels.shape[-1], 1])
+            result = tf.nn.depthwise_conv2d(padded, kernels, [1] * 4, "VALID")
+        else:
+            result = correlate(padded, kernel[None])
+        return tf.cast(tf.floor(result), tf.float32)
 
 
 def disk(radius: float, sigma: float) -> np.ndarray:

@@ -10,13 +10,16 @@ import tensorflow as tf
 from tfssl import randomness
 
 # Compiled, because the generator is a hundred operations on whole numbers: one pass
-# over memory rather than a hundred.
+# over memory rather than a hundred. That takes a moment for each new shape.
 _uniforms = tf.function(randomness.uniforms, autograph=False, jit_compile=True)
+_FEW = 16
 
 
 def uniform(seed: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
     """Seeds [b, 2] to [b, *shape] float32: multiples of 2^-24, uniform in [0, 1)."""
-    return tf.reshape(_uniforms(seed, 0, math.prod(shape)), [-1, *shape])
+    count = math.prod(shape)
+    draw = _uniforms if count > _FEW else randomness.uniforms
+    return tf.reshape(draw(seed, 0, count), [-1, *shape])
 
 
 def normal(seed: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:

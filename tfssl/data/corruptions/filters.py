@@ -58,8 +58,9 @@ def correlate(padded: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     Which takes the same time for kernels of any size, and another for each image.
 
     Args:
-      padded: [b, h + k - 1, w + l - 1, c], an image with the borders to be seen.
-      kernel: [b, k, l], or [1, k, l] for all.
+      padded: [b, h + k - 1, w + l - 1, c], an image with the borders to be seen, in
+        float32 or float64.
+      kernel: [b, k, l], or [1, k, l] for all, of the same type.
 
     Returns:
       [b, h, w, c]: the pixel in the corner is that of a kernel in the corner.
@@ -69,6 +70,6 @@ def correlate(padded: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     # Lengths of small factors are fast; what wraps around is not looked at.
     length = [fft.next_fast_len(n, real=True) for n in sides]
     image = tf.signal.rfft2d(tf.transpose(padded, [0, 3, 1, 2]), length)
-    kernel = tf.signal.rfft2d(kernel, length)[:, None]
+    kernel = tf.signal.rfft2d(tf.convert_to_tensor(kernel), length)[:, None]
     result = tf.signal.irfft2d(image * tf.math.conj(kernel), length)
     return tf.transpose(result[:, :, :height, :width], [0, 2, 3, 1])

@@ -16,7 +16,7 @@ _KINDS = (
     (138.0, 153.0, 165.0, 26.0, 10.0),
     (112.0, 123.0, 135.0, 34.0, 16.0),
 )
-_COARSEST = 16  # Pixels between the points of the coarsest net.
+_DISTANCES = (16, 8, 4, 2, 1)  # Pixels between the points of each net.
 
 
 def ice(seed: tf.Tensor, height: int, width: int) -> tf.Tensor:
@@ -31,19 +31,20 @@ def ice(seed: tf.Tensor, height: int, width: int) -> tf.Tensor:
     Returns:
       [b, height, width, 3] float32, 0 to 255.
     """
-    relief, distance = 0.0, _COARSEST
-    while distance >= 1:
-        points = [-(-n // distance) + 1 for n in (height, width)]
-        noise = draws.normal(randomness.fold(seed, f"net/{distance}"), [*points, 1])
-        size = [n * distance for n in points]
-        noise = tf.image.resize(noise, size, "bicubic")[:, :height, :width]
-        relief -= tf.abs(noise)
-        distance //= 2
+    grids = [(-(-height // d) + 1, -(-width // d) + 1) for d in _DISTANCES]
+    sizes = [rows * columns for rows, columns in grids]
+    *nets, shade = tf.split(draws.normal(seed, [sum(sizes) + 1]), [*sizes, 1], axis=1)
+    relief = 0.0
+    for distance, (rows, columns), net in zip(_DISTANCES, grids, nets, strict=True):
+        net = tf.reshape(net, [-1, rows, columns, 1])
+        size = [rows * distance, columns * distance]
+        net = tf.image.resize(net, size, "bicubic")[:, :height, :width]
+        relief -= tf.abs(net)
     mean, variance = tf.nn.moments(relief, axes=[1, 2, 3], keepdims=True)
     relief = (relief - mean) * tf.math.rsqrt(variance)
 
     u = draws.uniform(randomness.fold(seed, "kind"), [])
     kind = tf.gather(_KINDS, tf.cast(u * len(_KINDS), tf.int32))[:, None, None]
     color, within, between = tf.split(kind, [3, 1, 1], axis=-1)
-    shade = draws.normal(randomness.fold(seed, "shade"), [1, 1, 1])
-    return tf.clip_by_value(color + between * shade + within * relief, 0, 255)
+    shade = between * shade[:, None, None]
+    return tf.clip_by_value(color + shade + within * relief, 0, 255)

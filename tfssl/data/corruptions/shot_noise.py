@@ -46,18 +46,17 @@ def _table(photons: int) -> tuple[np.ndarray, np.ndarray]:
       photons: Of level 255.
 
     Returns:
-      keys [n] int32, ascending: level * 2^23 + 2^23 P(count <= k), for as many k as
-        have a chance; and offsets [256] int32: the number of keys that are not above a
-        key of a draw, plus the offset of its level, is the count.
+      keys [n] int32, ascending: level * 2^23 + 2^23 P(count <= k), for the k whose
+        probability is neither 0 nor 1; and offsets [256] int32: the number of keys that
+        are not above a key of a draw, plus the offset of its level, is the count.
     """
-    keys, offsets, before = [], [], 0
-    for level in range(256):
-        poisson = stats.poisson(photons * level / 255)
-        low, high = (int(poisson.ppf(p)) for p in (1e-9, 1 - 1e-9))
-        low = max(low, 0)
-        steps = np.round(_STEPS * poisson.cdf(np.arange(low, high))).astype(np.int32)
-        steps = steps[steps < _STEPS]  # No draw is as large.
-        keys.append(level * _STEPS + steps)
-        offsets.append(low - before)
-        before += len(steps)
-    return np.concatenate(keys), np.array(offsets, np.int32)
+    levels = np.arange(256, dtype=np.int32)[:, None]
+    counts = np.arange(stats.poisson.ppf(1 - 0.1 / _STEPS, photons) + 1)
+    below = stats.poisson.cdf(counts, photons * levels / 255)
+    below = np.round(_STEPS * below).astype(np.int32)
+    kept = (below > 0) & (below < _STEPS)
+    before = np.cumsum(kept.sum(axis=1)) - kept.sum(axis=1)
+    offsets = (below == 0).sum(axis=1) - before
+    # Those not kept are left out before they are added up: the last would overflow.
+    keys = np.broadcast_to(levels, kept.shape)[kept] * _STEPS + below[kept]
+    return keys, offsets.astype(np.int32)
