@@ -16,9 +16,9 @@ from tfssl.types import UserError
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _SMALLEST = 32
-# In levels. The recipes cut fractions off in float64; float32 is this exact, and must
-# not make 199 of a 200 that no recipe would change.
-_ROUNDING = 2.0**-10
+# In levels: how exact the recipes are in float32. Where it is all the same to them, 200
+# must stay 200 and not be cut off to 199.
+_ROUNDING = 2.0**-12
 
 
 class Corruption:
@@ -86,7 +86,8 @@ class Corruption:
           setting: Of the severity, from the table.
 
         Returns:
-          [b, h, w, c] float32. Fractions will be cut off, and what is out of range.
+          [b, h, w, c]. Fractions will be cut off, and what is out of range: of float32
+          up to rounding, of float64, in which the originals are, to the last bit.
         """
         raise NotImplementedError
 
@@ -96,5 +97,7 @@ class Corruption:
 
 
 def cut(levels: tf.Tensor) -> tf.Tensor:
-    """To whole levels from 0 to 255 as a cast to 8 bits does it."""
-    return tf.floor(tf.clip_by_value(levels + _ROUNDING, 0, 255))
+    """To whole levels from 0 to 255, float32, as a cast to 8 bits does it."""
+    if levels.dtype == tf.float32:
+        levels += _ROUNDING
+    return tf.cast(tf.floor(tf.clip_by_value(levels, 0, 255)), tf.float32)

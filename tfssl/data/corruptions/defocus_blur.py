@@ -34,10 +34,8 @@ class DefocusBlur(Corruption):
         padded = tf.cast(padded, tf.float64)
         if r <= 2:  # Faster than by Fourier transform.
             kernels = np.tile(kernel[..., None, None], [1, 1, levels.shape[-1], 1])
-            result = tf.nn.depthwise_conv2d(padded, kernels, [1] * 4, "VALID")
-        else:
-            result = correlate(padded, kernel[None])
-        return tf.cast(tf.floor(result), tf.float32)
+            return tf.nn.depthwise_conv2d(padded, kernels, [1] * 4, "VALID")
+        return correlate(padded, kernel[None])
 
 
 def disk(radius: float, sigma: float) -> np.ndarray:

@@ -69,6 +69,8 @@ class Frost(Corruption):
             frost = _parts(pictures, u, height, width)
         else:
             frost = ice(self._stream(seed, "ice"), height, width)
+        # In float64: tenths of levels often add up to whole ones.
+        levels, frost = tf.cast(levels, tf.float64), tf.cast(frost, tf.float64)
         return setting[0] * levels + setting[1] * frost
 
 
@@ -110,7 +112,7 @@ def _parts(
       height, width: Of the parts.
 
     Returns:
-      [b, height, width, 3] float32, 0 to 255.
+      [b, height, width, 3] uint8.
     """
     sizes = np.array([x.shape[:2] for x in pictures], np.int32)
     starts = np.cumsum([0, *sizes.prod(axis=1)[:-1]], dtype=np.int32)
@@ -123,4 +125,4 @@ def _parts(
     y = corner[:, 0, None, None] + np.arange(height, dtype=np.int32)[:, None]
     x = corner[:, 1, None, None] + np.arange(width, dtype=np.int32)
     place = tf.gather(starts, which)[:, None, None] + y * columns + x
-    return tf.cast(tf.gather(pixels, place), tf.float32)
+    return tf.gather(pixels, place)

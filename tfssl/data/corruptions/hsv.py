@@ -24,7 +24,7 @@ def to_hsv(levels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
 
 def from_hsv(hue: tf.Tensor, saturation: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-    """Three [b, h, w] float64 in [0, 1] to [b, h, w, 3] float32, whole levels."""
+    """Three [b, h, w] float64 in [0, 1] to [b, h, w, 3] float64, 0 to 255."""
     sector = tf.floor(6 * hue)
     rest = 6 * hue - sector
     low = value * (1 - saturation)
@@ -36,7 +36,7 @@ def from_hsv(hue: tf.Tensor, saturation: tf.Tensor, value: tf.Tensor) -> tf.Tens
         result = by_sector[5]
         for number in range(5):
             result = tf.where(sector == number, by_sector[number], result)
-        return tf.cast(tf.floor(255 * result), tf.float32)
+        return 255 * result
 
     return tf.stack(
         [
