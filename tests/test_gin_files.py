@@ -100,6 +100,8 @@ def parse(file, *more, encoder="encoder.keras"):
         params.append(f"PRETRAINED='{encoder}'")
     if file.startswith("papers/zhang2022") or file == "objectives/deacl.gin":
         params.append(f"DEACL_TEACHER='{encoder}'")
+    if file == "evaluation/cifar_c.gin":
+        params.append("RELEASED='CIFAR-10-C'")
     config.parse([*completed(file), *more], params)
 
 

@@ -23,10 +23,21 @@ from tfssl.evaluation.linear_probe import LinearProbe
 from tfssl.evaluation.minimum_norm import MinimumNormCurve
 from tfssl.evaluation.results import describe
 from tfssl.evaluation.subject import Subject
+from tfssl.reporting import corruption_scores
+from tfssl.types import UserError
 
 FILES = sorted(path.stem for path in (config.gin_dir() / "evaluation").glob("*.gin"))
 PROBES = {"knn": ["knn"], "linear": ["linear"], "probes": ["knn", "linear"]}
-ATTACKS = [name for name in FILES if name not in PROBES]
+# Of the metrics of a cell, and of those of the clean images.
+CORRUPTED = {
+    "corruptions_cifar": (5, 4),
+    "corruptions_imagenet": (5, 4),
+    "cams_cifar": (2, 0),
+    "cams_imagenet": (2, 0),
+}
+RELEASED = ["cifar_c"]
+OTHERS = [*PROBES, *CORRUPTED, *RELEASED]
+ATTACKS = [name for name in FILES if name not in OTHERS]
 
 
 def _evaluators(name, *files):
@@ -89,6 +100,37 @@ def test_probes_measure_encoders(name):
     assert describe(evaluators) == describe(alone)
 
 
+@pytest.mark.parametrize("name", CORRUPTED)
+def test_all_corruptions_at_all_severities(name):
+    (evaluator,) = _evaluators(name)
+    assert evaluator.name == name
+    cells = evaluator.cells()
+    of_each, of_clean = CORRUPTED[name]
+    assert len(cells) == 19 * 5 * of_each + of_clean
+    assert len({cell.name for cell in cells}) == len(cells)
+    perturbations = {cell.perturbation for cell in cells} - {"none"}
+    assert perturbations == set(corruption_scores.ALL)
+    constants = {
+        cell.settings["corruption"]["constants"]
+        for cell in cells
+        if cell.perturbation != "none"
+    }
+    assert constants == {name.rpartition("_")[2]}
+
+
+def test_released_images_need_their_folder(tmp_path):
+    with pytest.raises(UserError, match="RELEASED"):
+        _evaluators("cifar_c")
+    np.save(tmp_path / "fog.npy", np.zeros([10, 4, 4, 3], np.uint8))
+    np.save(tmp_path / "labels.npy", np.zeros(10, np.uint8))
+    config.parse(
+        ["evaluation/cifar_c.gin"],
+        ["DATASET = @FakeDigits()", f"RELEASED = '{tmp_path}'"],
+    )
+    (evaluator,) = gin.get_bindings(evaluate)["evaluators"]
+    assert {cell.perturbation for cell in evaluator.cells()} == {"none", "fog"}
+
+
 def test_autoattack_is_that_of_its_authors():
     """Version 'standard': papers.md of the field and the code agree on these."""
     for norm, epsilon in (("linf", 8 / 255), ("l2", 0.5)):
@@ -110,8 +152,9 @@ def test_autoattack_is_that_of_its_authors():
         assert described["square"] == square | {"class": "tfssl.attacks.square.Square"}
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_no_setting_of_training_leaks_in(name, tmp_path):
+@pytest.mark.parametrize("name", [name for name in FILES if name not in RELEASED])
+def test_no_setting_of_training_leaks_in(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "_check_types", lambda: None)
     classes = (
         *(AttackCurve, Checks, Ensemble, KNN, LinearProbe, MinimumNormCurve),
         *(APGD, FAB, FMN, Noise, PGD, Square),

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.types import UserError
+from tfssl.types import Batch, UserError
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _SMALLEST = 32
@@ -67,6 +67,10 @@ class Corruption:
         levels = tf.round(255 * tf.convert_to_tensor(image))
         setting = getattr(self, self.constants)[severity - 1]
         return cut(self._corrupt(levels, seed, setting)) / 255
+
+    def of(self, batch: Batch, severity: int) -> tf.Tensor:
+        """The images of a batch, corrupted, as evaluators ask for them."""
+        return self(batch["image"], batch["seed"], severity)
 
     def _check(self, shape: tf.TensorShape) -> None:
         if len(shape) != 4 or None in shape[1:3] or min(shape[1:3]) < _SMALLEST:
