@@ -18,7 +18,9 @@ class Contrast(Corruption):
     name = "contrast"
     cifar = (0.75, 0.5, 0.4, 0.3, 0.15)
     imagenet = (0.4, 0.3, 0.2, 0.1, 0.05)
+    fuses = True
 
     def _corrupt(self, levels: tf.Tensor, seed: tf.Tensor, setting: float) -> tf.Tensor:
+        levels = tf.cast(levels, tf.float64)
         mean = tf.reduce_mean(levels, axis=[1, 2], keepdims=True)
         return (levels - mean) * setting + mean

@@ -26,12 +26,13 @@ class DefocusBlur(Corruption):
     def _corrupt(
         self, levels: tf.Tensor, seed: tf.Tensor, setting: tuple[float, float]
     ) -> tf.Tensor:
-        # In float64: sums of fifths are often whole, and whether a whole one is cut off
-        # is up to the last bits of the kernel.
-        kernel = disk(*setting).astype(np.float64)
+        kernel = disk(*setting)
         r = len(kernel) // 2
         padded = tf.pad(levels, [[0, 0], [r, r], [r, r], [0, 0]], "REFLECT")
-        padded = tf.cast(padded, tf.float64)
+        if r <= 3:
+            # Few weights, and equal ones: their sums are often whole, and whether a
+            # whole one is cut off is up to the last bits of the kernel.
+            padded, kernel = tf.cast(padded, tf.float64), kernel.astype(np.float64)
         if r <= 2:  # Faster than by Fourier transform.
             kernels = np.tile(kernel[..., None, None], [1, 1, levels.shape[-1], 1])
             return tf.nn.depthwise_conv2d(padded, kernels, [1] * 4, "VALID")

@@ -19,6 +19,7 @@ class GaussianNoise(Corruption):
     name = "gaussian_noise"
     cifar = (0.04, 0.06, 0.08, 0.09, 0.10)
     imagenet = (0.08, 0.12, 0.18, 0.26, 0.38)
+    fuses = True
 
     def _corrupt(self, levels: tf.Tensor, seed: tf.Tensor, setting: float) -> tf.Tensor:
         noise = draws.normal(self._stream(seed, "noise"), levels.shape[1:])

@@ -1,7 +1,8 @@
 """Hue, saturation and value, as scikit-image has them.
 
 In float64 and in its order of operations: a value plus 0.2 is a whole number of levels,
-or just below one and cut off, as the last bits want it.
+or just below one and cut off, as the last bits want it. Not to be compiled, which may
+join a product and a sum and round once.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ class ImpulseNoise(Corruption):
     name = "impulse_noise"
     cifar = (0.01, 0.02, 0.03, 0.05, 0.07)
     imagenet = (0.03, 0.06, 0.09, 0.17, 0.27)
+    fuses = True
 
     def _corrupt(self, levels: tf.Tensor, seed: tf.Tensor, setting: float) -> tf.Tensor:
         u = draws.uniform(self._stream(seed, "noise"), levels.shape[1:])

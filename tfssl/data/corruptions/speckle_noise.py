@@ -19,6 +19,7 @@ class SpeckleNoise(Corruption):
     name = "speckle_noise"
     cifar = (0.06, 0.1, 0.12, 0.16, 0.2)
     imagenet = (0.15, 0.2, 0.35, 0.45, 0.6)
+    fuses = True
 
     def _corrupt(self, levels: tf.Tensor, seed: tf.Tensor, setting: float) -> tf.Tensor:
         noise = draws.normal(self._stream(seed, "noise"), levels.shape[1:])
