@@ -66,10 +66,10 @@ def test_autoattack(call, data_file, model_path, tmp_path, capsys):
     )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     stages = [line for line in lines if line[0] == "autoattack_linf"]
-    values = [float(line[-5]) for line in stages]
+    values = [float(line[-6]) for line in stages]
     assert values == sorted(values, reverse=True)
     assert values[0] > values[-1]
-    assert [line[-6] for line in stages] == [
+    assert [line[-7] for line in stages] == [
         *("accuracy", "apgd_ce", "apgd_t", "fab_t", "accuracy")
     ]
     assert not any(line[0].startswith("[") for line in lines)  # No marks.

@@ -269,6 +269,14 @@ def test_procedural_frost_has_the_colours_of_ice():
     assert 15 < np.median(frost.mean(axis=-1).std(axis=(1, 2))) < 30
 
 
+def look(image, y, x, mode):
+    planes = [
+        ndimage.map_coordinates(plane, [y, x], order=1, mode=mode)
+        for plane in np.moveaxis(image, -1, 0)
+    ]
+    return np.stack(planes, axis=-1)
+
+
 @pytest.mark.parametrize(("constants", "size"), [("cifar", 32), ("imagenet", 56)])
 def test_elastic_transform(constants, size):
     side = size * (244 / 224 if constants == "imagenet" else 1)
@@ -280,27 +288,19 @@ def test_elastic_transform(constants, size):
         middle, third = size // 2, size // 3
         before = middle + third * np.float32([[1, 1], [1, -1], [-1, -1]])
         after = before + np.float32(most) * affine[number]
-        matrix = cv2.getAffineTransform(before, after)
-        image = cv2.warpAffine(
-            np.float32(image) / 255,
-            matrix,
-            (size, size),
-            borderMode=cv2.BORDER_REFLECT_101,
-        )
+        y, x = np.mgrid[:size, :size]
+        # As warpAffine of OpenCV 5; before, it rounded places to 1/32 of a pixel.
+        matrix = cv2.invertAffineTransform(cv2.getAffineTransform(before, after))
+        at_x, at_y = np.tensordot(matrix, [x, y, np.ones_like(x)], axes=1)
+        image = look(image / 255, at_y, at_x, "mirror")
         dx, dy = (
             alpha * gaussian(shift[number][..., i].astype(float), sigma, "reflect", 3)
             for i in (0, 1)
         )
-        y, x = np.mgrid[:size, :size]
-        planes = [
-            ndimage.map_coordinates(plane, [y + dy, x + dx], order=1, mode="reflect")
-            for plane in np.moveaxis(image, -1, 0)
-        ]
-        return cast(np.stack(planes, axis=-1))
+        return cast(look(image, y + dy, x + dx, "reflect"))
 
     clean = images(size, size)
-    # OpenCV before 5 rounds places to 1/32 of a pixel.
-    assert_recipe(ElasticTransform, constants, clean, stretch, few=0.02, most=2)
+    assert_recipe(ElasticTransform, constants, clean, stretch, few=0.01)
 
 
 @pytest.mark.parametrize(("constants", "height", "width"), SIZES)

@@ -10,6 +10,8 @@ import tensorflow as tf
 from tfssl.data.corruptions.corruption import Corruption
 from tfssl.data.corruptions.filters import correlate
 
+_ROUNDING = 2.0**-10  # In levels, of Fourier transforms in float32.
+
 
 @gin.register(module="tfssl.data.corruptions")
 class DefocusBlur(Corruption):
@@ -29,14 +31,20 @@ class DefocusBlur(Corruption):
         kernel = disk(*setting)
         r = len(kernel) // 2
         padded = tf.pad(levels, [[0, 0], [r, r], [r, r], [0, 0]], "REFLECT")
-        if r <= 3:
+        if r <= 4:
             # Few weights, and equal ones: their sums are often whole, and whether a
             # whole one is cut off is up to the last bits of the kernel.
             padded, kernel = tf.cast(padded, tf.float64), kernel.astype(np.float64)
         if r <= 2:  # Faster than by Fourier transform.
             kernels = np.tile(kernel[..., None, None], [1, 1, levels.shape[-1], 1])
             return tf.nn.depthwise_conv2d(padded, kernels, [1] * 4, "VALID")
-        return correlate(padded, kernel[None])
+        result = correlate(padded, kernel[None])
+        if r > 4:
+            # In float32, as float64 would take twice as long. Where the image has one
+            # colour, all is up to whether the kernel adds up to 1 or to just below.
+            lost = kernel.sum(dtype=np.float64) < 1
+            result += -_ROUNDING if lost else _ROUNDING
+        return result
 
 
 def disk(radius: float, sigma: float) -> np.ndarray:
