@@ -66,7 +66,7 @@ def completed(file):
     others = list(PARTS.values())
     if folder == "papers" and name == "base.gin":
         return [file, *others[3:]]
-    if folder == "papers" and not name.startswith("scale_"):
+    if folder == "papers" and not name.startswith(("scale_", "evaluation_")):
         return [file]
     if folder == "protocols":
         return [file]

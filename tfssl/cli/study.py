@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
             f"{len(outcome.failed)} of {len(nodes)} steps failed (see above): the same"
             " command tries them again; bin/report shows what there is"
         )
-    print(study.write_report(scale, seeds, root))
+    print(study.write_report(scale, seeds, root, chosen.preset))
     print(f"runs in {root}, tables and curves in {root / 'report'}")
 
 

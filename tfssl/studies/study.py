@@ -65,10 +65,12 @@ class Study:
     Attributes:
       summary: The question, in one line.
       scales: By name; the first is the one that runs if the user names none.
+      preset: Of the report, see `bin/report --help`.
     """
 
     summary: str
     scales: Mapping[str, Scale]
+    preset: str | None = None
 
 
 def all_studies() -> dict[str, Study]:
@@ -117,8 +119,14 @@ def nodes(
     return found
 
 
-def write_report(scale: Scale, seeds: int, root: Path) -> str:
+def write_report(
+    scale: Scale, seeds: int, root: Path, preset: str | None = None
+) -> str:
     """Writes `<root>/report`, with a folder for each baseline if there are several.
+
+    Args:
+      scale, seeds, root: As for `nodes`.
+      preset: See `Study`.
 
     Returns:
       The tables as text.
@@ -133,9 +141,9 @@ def write_report(scale: Scale, seeds: int, root: Path) -> str:
             for seed in range(seeds)
         ]
         out = root / "report"
-        texts.append(
-            report.write(runs, out if len(baselines) == 1 else out / baseline, baseline)
-        )
+        if len(baselines) > 1:
+            out /= baseline
+        texts.append(report.write(runs, out, baseline, preset))
     return "\n".join(texts)
 
 

@@ -1,0 +1,110 @@
+"""Do self-supervised features withstand corruptions?
+
+The questions of Chhipa et al. (https://arxiv.org/abs/2308.02525, ICCV-W 2023) about 19
+corruptions at five severities, of the networks of `tfssl.studies.ssl_methods`: a linear
+classifier on the frozen features of each of their six methods, beside one on features
+as initialised, a network trained with labels and one trained adversarially. They
+measure checkpoints for ImageNet: gin/papers/chhipa2023/evaluation_imagenet.gin.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from tfssl.studies import kucer2021, ssl_methods
+from tfssl.studies.study import Scale, Study, Variant
+
+BASELINE = "supervised"
+METHODS = ("simclr", "simsiam", "byol", "barlow_twins", "swav", "dino")
+LINEAR = "protocols/linear_sgd.gin"
+EVALUATION = "papers/chhipa2023/evaluation_cifar10.gin"
+TINY = ["papers/chhipa2023/scale_tiny.gin"]
+TINY_LINEAR = ["Dataset.num_examples=500", "EPOCHS=2", "BATCH_SIZE=50"]
+SMALL_LINEAR = ["Dataset.num_examples=20000", "EPOCHS=10"]
+# In 8 epochs these two learn next to nothing.
+LONGER = {"simsiam": "simsiam_20", "dino": "dino_20"}
+LONGER_PARAMS = ["EPOCHS=20", "BATCH_SIZE=64"]
+VIT = ["models/vit_tiny_p4.gin", "optimizers/adamw.gin"]
+
+
+def _linear(start: Variant, params: Sequence[str] = ()) -> list[Variant]:
+    """Features, and a linear classifier on them."""
+    start = dataclasses.replace(
+        start, baseline=BASELINE, evaluation="evaluation/probes.gin"
+    )
+    name = f"{start.name}_linear"
+    return [start, Variant(name, BASELINE, [LINEAR], params, start=start.name)]
+
+
+def _supervised(
+    name: str = BASELINE, last: Sequence[str] = (), params: Sequence[str] = ()
+) -> Variant:
+    return Variant(name, BASELINE, [*ssl_methods.SUPERVISED, *last], params)
+
+
+def _adversarial(last: Sequence[str]) -> Variant:
+    variant = kucer2021.adversarial("linf", "8/255", last)
+    return dataclasses.replace(variant, baseline=BASELINE)
+
+
+def _tiny() -> list[Variant]:
+    starts = [
+        ssl_methods.untrained(TINY),
+        ssl_methods.pretrained("simclr", TINY),
+        ssl_methods.pretrained("barlow_twins", TINY),
+    ]
+    return [
+        _supervised(last=TINY),
+        *(v for start in starts for v in _linear(start, TINY_LINEAR)),
+    ]
+
+
+def _small() -> list[Variant]:
+    last = ssl_methods.SMALL
+    starts = [ssl_methods.untrained(last)]
+    for method in METHODS:
+        params = list(ssl_methods.SMALL_PARAMS.get(method, ()))
+        if method in LONGER:
+            params += LONGER_PARAMS
+        start = ssl_methods.pretrained(method, last, params)
+        starts.append(dataclasses.replace(start, name=LONGER.get(method, method)))
+    return [
+        _supervised(last=last),
+        _supervised("supervised_vit", [*last, *VIT], ["vit_tiny.patch=8"]),
+        _adversarial(kucer2021.SMALL),
+        *(v for start in starts for v in _linear(start, SMALL_LINEAR)),
+    ]
+
+
+def _full() -> list[Variant]:
+    starts = [
+        ssl_methods.untrained(),
+        *(ssl_methods.pretrained(method) for method in METHODS),
+        dataclasses.replace(ssl_methods.pretrained("dino", VIT), name="dino_vit"),
+    ]
+    return [
+        _supervised(params=["EPOCHS=200"]),
+        _supervised("supervised_vit", VIT, ["EPOCHS=200"]),
+        _adversarial(["models/resnet18.gin"]),
+        *(v for start in starts for v in _linear(start)),
+    ]
+
+
+STUDY = Study(
+    summary="SSL features under 19 corruptions, and where classifiers look (2308.02525)",
+    scales={
+        "tiny": Scale(
+            variants=_tiny(),
+            evaluation=EVALUATION,
+            evaluation_params=["evaluate.examples=200"],
+        ),
+        "small": Scale(
+            variants=_small(),
+            evaluation=EVALUATION,
+            evaluation_params=["evaluate.examples=2000"],
+        ),
+        "full": Scale(variants=_full(), evaluation=EVALUATION, seeds=3),
+    },
+    preset="chhipa2023",
+)
