@@ -92,7 +92,7 @@ def _full() -> list[Variant]:
 
 
 STUDY = Study(
-    summary="SSL features under 19 corruptions, and where classifiers look (2308.02525)",
+    summary="SSL features under 19 corruptions and severities (2308.02525)",
     scales={
         "tiny": Scale(
             variants=_tiny(),
