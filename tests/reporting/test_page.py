@@ -74,11 +74,11 @@ def test_nothing_to_answer(tmp_path):
 
 def test_pictures_are_within(tmp_path):
     made = page.Page("t")
-    (tmp_path / "x.png").write_bytes(b"png")
-    made.picture(tmp_path / "x.png", 'a "b"')
+    made.picture(b"png", "a <b>")
     made.write(tmp_path / "page.html")
     source = (tmp_path / "page.html").read_text()
     assert 'src="data:image/png;base64,cG5n"' in source
+    assert "a &lt;b&gt;</figcaption>" in source
     assert "Plotly" not in source
 
 

@@ -71,7 +71,7 @@ class OverCorruptions:
         if hasattr(corruption, "check"):
             corruption.check(subject.sample(500))
         of = functools.partial(corruption.of, severity=int(cell.strength))
-        return tf.function(of)
+        return tf.function(of, autograph=False)
 
 
 @gin.register(module="tfssl.evaluation")

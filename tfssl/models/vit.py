@@ -163,6 +163,7 @@ def vit_small(
     return vit(image_shape, patch, 384, 12, 6, 4, mean, std, any_size)
 
 
+@gin.register(module="tfssl.models")
 def last_attention(model: keras.Model) -> keras.Model:
     """Where the class token looks in the last block, as in DINO (arXiv:2104.14294).
 

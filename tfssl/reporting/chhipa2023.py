@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from tfssl.reporting import corruption_scores as scores
-from tfssl.reporting import corruption_tables, corruptions, page, tables
+from tfssl.reporting import corruption_tables, corruptions, page, panels, tables
 from tfssl.reporting.corruptions import Group
 from tfssl.reporting.tables import Table
 from tfssl.types import UserError
@@ -77,6 +77,8 @@ def _group(made: page.Page, group: Group, rows: pd.DataFrame) -> None:
 
     made.heading("Q5. Does the classifier look elsewhere as severity grows?")
     _cam(made, group, rows)
+
+    _panels(made, group, rows)
 
     made.heading("Q6. Are transformers more robust than convolutional networks?")
     made.paragraph(_transformers(group))
@@ -168,16 +170,17 @@ def _falls(group: Group) -> Table:
     )
 
 
+def _here(rows: pd.DataFrame, group: Group) -> pd.DataFrame:
+    """Those on the group's images."""
+    return rows[(rows["dataset"] == group.dataset) & (rows["split"] == group.split)]
+
+
 def _cells(
     rows: pd.DataFrame, group: Group, metric: str
 ) -> dict[str, dict[tuple[str, int], float]]:
     """A metric of the cells on the group's images, mean over seeds, by run."""
-    here = rows[
-        (rows["dataset"] == group.dataset)
-        & (rows["split"] == group.split)
-        & (rows["metric"] == metric)
-        & rows["perturbation"].isin(scores.ALL)
-    ]
+    here = _here(rows, group)
+    here = here[(here["metric"] == metric) & here["perturbation"].isin(scores.ALL)]
     found: dict[str, dict[tuple[str, int], float]] = {}
     keys = ["run", "perturbation", "strength"]
     for (run, name, severity), value in here.groupby(keys)["value"].mean().items():
@@ -200,6 +203,11 @@ def _ssim(made: page.Page, group: Group, rows: pd.DataFrame) -> None:
             scores.SEVERITIES, lines, "SSIM of corrupted and clean image", "severity"
         )
     )
+    shown = next(
+        filter(None, (panels.read(_here(rows, group), r) for r in group.runs)), {}
+    )
+    if shown:
+        made.picture(panels.similarity(shown), "SSIM of one image, by severity.")
     result = []
     for run in group.runs:
         errors = _errors(group, run)
@@ -257,6 +265,20 @@ def _cam(made: page.Page, group: Group, rows: pd.DataFrame) -> None:
             ["1: the classifier looks at the same place. Means over corruptions."],
         )
     )
+
+
+def _panels(made: page.Page, group: Group, rows: pd.DataFrame) -> None:
+    for run in group.runs:
+        for name, cells in panels.read(_here(rows, group), run).items():
+            drawn = "Grad-CAM for the image's label"
+            if all("attention" in cell for cell in cells.values()):
+                drawn += ", then the attention of the class token"
+            made.picture(
+                panels.maps(cells),
+                f"{run}, {name}: images as they are, then at each severity; below each"
+                f" its map, alone and on the image: {drawn}. A green border: classified"
+                " right; red: wrong.",
+            )
 
 
 def _transformers(group: Group) -> str:

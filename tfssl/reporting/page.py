@@ -25,6 +25,8 @@ th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: right;
 th:first-child, td:first-child { text-align: left }
 .wide { overflow-x: auto }
 .notes { font-size: 13px; color: #444; margin: -.5rem 0 1.5rem }
+figure { margin: 1rem 0 }
+figcaption { font-size: 13px; color: #444 }
 img { max-width: 100% }
 """
 
@@ -74,11 +76,12 @@ class Page:
             f'<p class="notes">{" ".join(notes)}</p>'
         )
 
-    def picture(self, path: Path, text: str) -> None:
-        """A PNG, within the page."""
-        data = base64.b64encode(path.read_bytes()).decode()
+    def picture(self, png: bytes, text: str) -> None:
+        """A picture, within the page, with what it shows."""
+        data = base64.b64encode(png).decode()
         self._parts.append(
-            f'<p><img src="data:image/png;base64,{data}" alt="{html.escape(text)}"></p>'
+            f'<figure><img src="data:image/png;base64,{data}" alt="">'
+            f"<figcaption>{html.escape(text)}</figcaption></figure>"
         )
 
     def plot(self, figure: go.Figure) -> None:

@@ -15,6 +15,7 @@ from tfssl.reporting import (
     corruptions,
     differences,
     pages,
+    panels,
     plots,
     rows,
     summaries,
@@ -48,7 +49,7 @@ def write(
     """
     measured = rows.read(folders)
     corrupted = corruptions.groups(measured)
-    others = corruptions.without(measured, corrupted)
+    others = panels.without(corruptions.without(measured, corrupted))
     kinds = {"table": summaries.summarise(others)}
     if baseline:
         kinds["differences"] = differences.differences(others, baseline)
