@@ -266,7 +266,7 @@ def test_splits_that_are_empty_or_unknown():
     assert data.size("validation") == 0
     with pytest.raises(UserError, match=r"set Dataset\.validation"):
         data.eval_batches("validation", 8, 0)
-    with pytest.raises(UserError, match="use 'train', 'validation' or 'test'"):
+    with pytest.raises(UserError, match="it has train, validation, test"):
         data.ids("dev")
     with pytest.raises(UserError, match="keep has shape"):
         data.eval_batches("test", 8, 0, keep=[True])

@@ -1,5 +1,6 @@
 import inspect
 import json
+from types import SimpleNamespace
 
 import gin
 import numpy as np
@@ -13,6 +14,7 @@ from tfssl.attacks.fmn import FMN
 from tfssl.attacks.noise import Noise
 from tfssl.attacks.pgd import PGD
 from tfssl.attacks.square import Square
+from tfssl.data import out_sets, prepared
 from tfssl.evaluation.checks import Checks
 from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.ensemble import Ensemble
@@ -21,6 +23,7 @@ from tfssl.evaluation.evaluators import AttackCurve, need_logits
 from tfssl.evaluation.knn import KNN
 from tfssl.evaluation.linear_probe import LinearProbe
 from tfssl.evaluation.minimum_norm import MinimumNormCurve
+from tfssl.evaluation.out_of_distribution import OutOfDistribution
 from tfssl.evaluation.results import describe
 from tfssl.evaluation.subject import Subject
 from tfssl.reporting import corruption_scores
@@ -36,7 +39,12 @@ CORRUPTED = {
     "cams_imagenet": (2, 0),
 }
 RELEASED = ["cifar_c"]
-OTHERS = [*PROBES, *CORRUPTED, *RELEASED]
+FOREIGN = {
+    "ood_noise": [],
+    "ood_cifar10": ["svhn_cropped:3.1.0", "cifar100:3.0.2", "dtd:3.0.1"],
+    "ood_imagenet": ["dtd:3.0.1", "places365_small:2.1.0"],
+}
+OTHERS = [*PROBES, *CORRUPTED, *RELEASED, *FOREIGN]
 ATTACKS = [name for name in FILES if name not in OTHERS]
 
 
@@ -118,6 +126,29 @@ def test_all_corruptions_at_all_severities(name):
     assert constants == {name.rpartition("_")[2]}
 
 
+@pytest.mark.parametrize("name", FOREIGN)
+def test_other_data_and_noise(name, monkeypatch):
+    """All metrics of all scores; of the data no more than a test split is read."""
+
+    class Other:
+        def __init__(self, name, train_split, **settings):
+            assert train_split is None
+            self.name = self.fingerprint = name
+
+    image = SimpleNamespace(shape=(None, None, 3))
+    builder = SimpleNamespace(info=SimpleNamespace(features={"image": image}))
+    monkeypatch.setattr(prepared, "builder", lambda name: builder)
+    monkeypatch.setattr(out_sets, "Dataset", Other)
+    (evaluator,) = _evaluators(name)
+    cells = [(cell.perturbation, cell.metric) for cell in evaluator.cells()]
+    assert cells == [
+        (out, f"{metric} of {score}")
+        for out in [*FOREIGN[name], "gaussian", "uniform"]
+        for score in ("msp", "energy", "knn")
+        for metric in ("auroc", "aupr", "fpr95")
+    ]
+
+
 def test_released_images_need_their_folder(tmp_path):
     with pytest.raises(UserError, match="RELEASED"):
         _evaluators("cifar_c")
@@ -152,11 +183,14 @@ def test_autoattack_is_that_of_its_authors():
         assert described["square"] == square | {"class": "tfssl.attacks.square.Square"}
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name not in RELEASED])
+@pytest.mark.parametrize(
+    "name", [name for name in FILES if name not in RELEASED and not FOREIGN.get(name)]
+)
 def test_no_setting_of_training_leaks_in(name, tmp_path, monkeypatch):
     monkeypatch.setattr(config, "_check_types", lambda: None)
     classes = (
         *(AttackCurve, Checks, Ensemble, KNN, LinearProbe, MinimumNormCurve),
+        OutOfDistribution,
         *(APGD, FAB, FMN, Noise, PGD, Square),
         *(CleverhansFGM, CleverhansPGD, CleverhansMIM),
     )

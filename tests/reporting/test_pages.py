@@ -113,3 +113,20 @@ def test_differences_of_stages(tmp_path):
         "curve-digits-test-aa-linf-accuracy.png",
         "differences-digits-test-aa-linf-accuracy.png",
     }
+
+
+def test_scores_of_foreign_images_stand_side_by_side(tmp_path):
+    """A table for each data set and metric, with a column for each score."""
+    kind = {"evaluator": "ood", "perturbation": "svhn"}
+    for value, metric in [
+        (0.8, "auroc of msp"),
+        (0.9, "auroc of knn"),
+        (0.3, "fpr95 of msp"),
+    ]:
+        write_cell(tmp_path / "a", 0.0, value, "a", metric=metric, **kind)
+    auroc, fpr95 = map(tables.table, summaries.summarise(rows.read([tmp_path])))
+    assert auroc.title == "digits test, ood (svhn): auroc of each score (%)"
+    assert auroc.header == ["run", "seeds", "knn", "msp"]
+    assert auroc.rows == [["a", "1", "90.0 [85.0, 94.0]", "80.0 [75.0, 84.0]"]]
+    assert not any("Wilson" in note for note in auroc.notes)
+    assert fpr95.header == ["run", "seeds", "msp"]

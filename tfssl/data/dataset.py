@@ -42,7 +42,8 @@ class Dataset:
     Args:
       name: TFDS name and version, 'cifar10:3.0.2'. See `tfssl.data.prepared.builder`
         for where the data are looked for.
-      train_split, test_split: TFDS splits, such as 'train' or 'train[:50%]'.
+      train_split, test_split: TFDS splits, such as 'train' or 'train[:50%]'. With no
+        `train_split` there is a test split alone, and nothing else is read.
       validation: Number of training examples held out.
       num_examples: Number of training examples kept of the others; all if not given.
       num_test_examples: Number of test examples kept; all if not given.
@@ -63,7 +64,7 @@ class Dataset:
     def __init__(
         self,
         name: str,
-        train_split: str = "train",
+        train_split: str | None = "train",
         test_split: str = "test",
         validation: int = 5000,
         num_examples: int | None = None,
@@ -112,10 +113,13 @@ class Dataset:
                 f"The images of {name} are {dtype}:"
                 " they must be uint8, or float32 in [0, 1] with in_memory=True"
             )
+        splits = {"test": test_split}
+        if train_split is not None:
+            splits = {"train": train_split, "validation": train_split} | splits
         self._splits = Splits(
             name,
             self._builder,
-            {"train": train_split, "validation": train_split, "test": test_split},
+            splits,
             {
                 "validation": validation,
                 "num_examples": num_examples,

@@ -21,7 +21,7 @@ class Splits:
     Args:
       name: Of the data set, for errors.
       builder: Of the data set.
-      tfds_splits: For each of the three, the TFDS split it is of.
+      tfds_splits: For each of the three that there is, the TFDS split it is of.
       counts: The arguments 'validation', 'num_examples' and 'num_test_examples' of
         `tfssl.data.dataset.Dataset`.
       label_map: See there.
@@ -119,7 +119,8 @@ class Splits:
         """[n] int64, ascending: where the split's examples are in the TFDS split."""
         if split not in self.tfds_splits:
             raise UserError(
-                f"There is no split {split!r}: use 'train', 'validation' or 'test'"
+                f"{self.name} has no split {split!r}: it has"
+                f" {', '.join(self.tfds_splits)}"
             )
         ids, labels = self._index(self.tfds_splits[split])
         positions = np.arange(len(ids))

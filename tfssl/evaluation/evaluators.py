@@ -20,8 +20,9 @@ from tfssl.types import Batch, UserError, fraction
 
 Outcome = dict[str, np.ndarray]
 """Arrays [n, ...] of a measured cell, one entry per example: "correct" [n] bool,
-whether it is classified right, or "value" [n], whose mean is the cell's number, and
-what later cells may want to know."""
+whether it is classified right, or "value" [n], whose mean is the cell's number unless
+`Cell.number` makes another, and what later cells may want to know. Beside them there
+may be "out" [m], of the examples of another data set."""
 
 
 def share_correct(outcome: Outcome) -> tuple[float, float, float]:

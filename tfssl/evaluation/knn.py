@@ -86,6 +86,30 @@ def vote(
     return np.concatenate(classes)
 
 
+def kth_distance(features: np.ndarray, asked: np.ndarray, k: int) -> np.ndarray:
+    """Euclidean distance of each example from its k-th nearest, lengths aside.
+
+    All features are scaled to length 1 first.
+
+    Args:
+      features: [n, d], of the examples to be near to.
+      asked: [m, d].
+      k: At most n.
+
+    Returns:
+      [m] float32 in [0, 2].
+    """
+    features, asked = (_normalised(x) for x in (features, asked))
+    found = []
+    rows = max(1, _ENTRIES // len(features))
+    for i in range(0, len(asked), rows):
+        cosine = tf.matmul(asked[i : i + rows], features, transpose_b=True)
+        kth = tf.math.top_k(cosine, k).values[:, -1]
+        # |x - y|^2 = 2 - 2 x y of lengths 1; rounding may make it negative.
+        found.append(tf.sqrt(tf.maximum(2 - 2 * kth, 0)).numpy())
+    return np.concatenate(found)
+
+
 def _normalised(features: np.ndarray) -> np.ndarray:
     """Rows of length 1, of whatever length they were; rows of zeros stay."""
     features = features.astype(np.float64)

@@ -1,7 +1,8 @@
 """Measured cells on disk, each with a key of all that determines its number.
 
 A cell is `<folder>/<cell>.npz` with the arrays `ids` [n] int64, `correct` [n] bool or
-`value` [n] float, and what else its evaluator keeps, and, written after it,
+`value` [n] float, and what else its evaluator keeps, [n, ...] but for `out` [m], which
+is of the examples of another data set, and, written after it,
 `<folder>/<cell>.json`:
 
     {"key": ..., "row": {the fields of types.Row}, "settings": {...}, "seconds": 1.2}
@@ -92,7 +93,7 @@ def write_cell(
 def read_cell(
     folder: Path, name: str, settings: dict[str, Any], ids: np.ndarray
 ) -> tuple[Row, dict[str, np.ndarray]] | None:
-    """Reads a finished cell: its row and its arrays [n, ...], "correct" among them.
+    """Reads a finished cell: its row and its arrays, see above.
 
     Returns:
       None if there is no such cell, or one that cannot be read.
@@ -124,7 +125,8 @@ def read_cell(
         with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
             outcome = dict(arrays)
         whole = np.array_equal(outcome.pop("ids"), ids)
-        whole = whole and all(len(array) == len(ids) for array in outcome.values())
+        own = [array for name, array in outcome.items() if name != "out"]
+        whole = whole and all(len(array) == len(ids) for array in own)
         known = {"correct", "value"} & outcome.keys()
         whole = whole and bool(known)
         whole = whole and outcome.get("correct", np.zeros(0, bool)).dtype == bool

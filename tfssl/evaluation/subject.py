@@ -22,7 +22,7 @@ class Subject:
 
     Attributes:
       ids: [n] int64, the examples.
-      classifier, split: As given.
+      classifier, dataset, split: As given.
       num_classes: k, those of the data set.
       journals: If set, from a step's label to the journal that it keeps.
       randomised: Whether the classifier is known to answer differently each time.
@@ -63,7 +63,7 @@ class Subject:
                 f"batch_size {batch_size} must be a positive multiple of the number"
                 f" of devices, {distribute.replicas()}"
             )
-        self._dataset = dataset
+        self.dataset = dataset
         self._batch_size = batch_size
         self._seed = seed
         self._take(split)
@@ -87,12 +87,27 @@ class Subject:
         other._take(split)
         return other
 
+    def over(self, dataset: Any, split: str) -> Subject:
+        """The same classifier on all examples of a split of another data set.
+
+        It keeps the same journals: labels say which data set a step is about. The
+        labels of its examples mean nothing to the classifier.
+
+        Raises:
+          UserError: Its images do not fit the classifier, or the split is empty.
+        """
+        self.classifier.check_fit(dataset, logits=False)
+        other = copy.copy(self)
+        other.dataset = dataset
+        other._take(split)
+        return other
+
     def _take(self, split: str) -> None:
         self.split = split
-        self.ids = np.asarray(self._dataset.ids(split))
+        self.ids = np.asarray(self.dataset.ids(split))
         self._size = len(self.ids)
         if not self._size:
-            raise UserError(f"{self._dataset.name} has no examples in split {split!r}")
+            raise UserError(f"{self.dataset.name} has no examples in split {split!r}")
 
     @property
     def complete(self) -> bool:
@@ -153,7 +168,7 @@ class Subject:
             or (found["id"][order[place.clip(max=len(ids) - 1)]] != ids).any()
         ):
             raise RuntimeError(
-                f"{self._dataset.name} gave other examples than it has listed"
+                f"{self.dataset.name} gave other examples than it has listed"
             )
         return {k: v[order[place]] for k, v in found.items() if k != "id"}
 
@@ -179,7 +194,7 @@ class Subject:
 
     def sample(self, n: int) -> dict[str, np.ndarray]:
         """The first n examples, or all if there are fewer."""
-        batches = self._dataset.eval_batches(
+        batches = self.dataset.eval_batches(
             self.split, n, self._seed, keep=self._whole(None)
         )
         batch = next(batches.as_numpy_iterator())
@@ -187,7 +202,7 @@ class Subject:
 
     def _batches(self, keep: np.ndarray) -> Any:
         return self._strategy.experimental_distribute_dataset(
-            self._dataset.eval_batches(
+            self.dataset.eval_batches(
                 self.split, self._batch_size, self._seed, keep=self._whole(keep)
             )
         )

@@ -1,11 +1,12 @@
 """Which numbers of an evaluator stand side by side, in the columns of one table.
 
-Most metrics have a table each, with a column per strength. Two kinds of metrics are
+Most metrics have a table each, with a column per strength. Three kinds of metrics are
 parts of one whole, and share a table for each strength instead:
 
     accuracy after <attack>   what is left before the last attack of an ensemble, whose
                               accuracy has a table of its own too
     accuracy, <role>          with another attack in place of the one that is checked
+    auroc of <score>          of one way to tell foreign images, and the others
 
 Evaluators of unperturbed images (clean, knn, linear) are columns of one table as well.
 """
@@ -19,7 +20,7 @@ import re
 import pandas as pd
 
 GROUP = ["dataset", "split", "evaluator", "perturbation", "metric"]
-PART = re.compile(r"(?P<whole>.+?)(?P<joint> after |, )(?P<name>.+)")
+PART = re.compile(r"(?P<whole>.+?)(?P<joint> after |, | of )(?P<name>.+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,9 @@ def _parts(
     if joint == ", ":
         labels = {whole: "attack"} | members
         what = f"{whole} under each attack"
+    elif joint == " of ":
+        labels = members
+        what = f"{whole} of each score"
     else:
         order = _attacks(here)
         staged = sorted(members, key=lambda metric: order.get(members[metric], 0))

@@ -92,7 +92,7 @@ class Summary:
         known = self.perturbation == "none" or self.perturbation in self.evaluator
         kind = "" if known else f" ({self.perturbation})"
         minus = f" minus that of {self.baseline}" if self.baseline else ""
-        plain = self.strength is None or self.perturbation == "none"
+        plain = not self.strength or self.perturbation == "none"
         at = "" if plain else f" at {self.label(self.strength)}"
         what = f"{self.evaluator}{kind}{at}: {self.metric}{minus}"
         return f"{self.dataset} {self.split}, {what}"

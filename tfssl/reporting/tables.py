@@ -145,8 +145,9 @@ def _notes(summary: Summary, with_crossing: bool) -> list[str]:
     if any(estimate.seeds > 1 for estimate in estimates):
         notes.append(f"{what} over seeds ± sample standard deviation over seeds.")
     if any(e.seeds == 1 and not math.isnan(e.low) for e in estimates):
-        kind = "paired normal" if summary.baseline else "Wilson"
-        notes.append(f"One seed: [95 % {kind} interval over the examples].")
+        kind = "Wilson " if summary.metric.startswith("accuracy") else ""
+        kind = "paired normal " if summary.baseline else kind
+        notes.append(f"One seed: [95 % {kind}interval over the examples].")
     if summary.baseline:
         notes.append(f"Seeds: those that a run and {summary.baseline} both have.")
     if any(e.seeds == 1 and math.isnan(e.low) for e in estimates):
