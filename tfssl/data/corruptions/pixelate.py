@@ -30,18 +30,18 @@ class Pixelate(Corruption):
 
     def _corrupt(self, levels: tf.Tensor, seed: tf.Tensor, setting: float) -> tf.Tensor:
         _, height, width, _ = levels.shape
-        small = int(height * setting), int(width * setting)
-        planes = tf.transpose(levels, [0, 3, 1, 2])
-        for rows, columns in (small, (height, width)):
-            planes = _resize_width(planes, columns)
-            planes = tf.transpose(planes, [0, 1, 3, 2])
-            planes = tf.transpose(_resize_width(planes, rows), [0, 1, 3, 2])
-        return tf.transpose(planes, [0, 2, 3, 1])
+        rows, columns = int(height * setting), int(width * setting)
+        small = _shrink(tf.transpose(levels, [0, 3, 1, 2]), columns)
+        small = _shrink(tf.transpose(small, [0, 3, 1, 2]), rows)
+        small = tf.transpose(small, [0, 3, 1, 2])
+        # Of what is made larger each pixel is one of the small image's.
+        large = tf.gather(small, _weights(columns, width).argmax(1), axis=2)
+        return tf.gather(large, _weights(rows, height).argmax(1), axis=1)
 
 
-def _resize_width(planes: tf.Tensor, width: int) -> tf.Tensor:
-    """[b, c, h, w] to [b, c, h, width], both whole levels."""
-    means = along_last(planes, _weights(planes.shape[-1], width))
+def _shrink(levels: tf.Tensor, n: int) -> tf.Tensor:
+    """The last axis to length n, whole levels to whole levels."""
+    means = along_last(levels, _weights(levels.shape[-1], n))
     return tf.floor(means + 0.5 + _ROUNDING)
 
 
