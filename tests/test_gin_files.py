@@ -70,6 +70,8 @@ def completed(file):
         return [file]
     if folder == "protocols":
         return [file]
+    if file == "runs/corrupt.gin":
+        return [file, PARTS["data"]]
     if file == "runs/evaluate.gin":
         return [*others, file, "evaluation/clean.gin"]
     if file == "terms/acl.gin":  # Brings its objective, and wants views.
@@ -95,13 +97,16 @@ OTHER_OPTIMIZERS = [
 
 
 def parse(file, *more, encoder="encoder.keras"):
-    params = [] if file in RUNS else ["NAME='test'"]
+    named = file in RUNS or file == "runs/corrupt.gin"
+    params = [] if named else ["NAME='test'"]
     if file in PROTOCOLS or file == "models/pretrained.gin":
         params.append(f"PRETRAINED='{encoder}'")
     if file.startswith("papers/zhang2022") or file == "objectives/deacl.gin":
         params.append(f"DEACL_TEACHER='{encoder}'")
-    if file == "evaluation/cifar_c.gin":
-        params.append("RELEASED='CIFAR-10-C'")
+    if file in ("evaluation/cifar_c.gin", "evaluation/imagenet_c.gin"):
+        params.append("RELEASED='FOLDER'")
+    if file == "evaluation/corruptions_written.gin":
+        params.append("WRITTEN='cifar10_c:1.0.0'")
     config.parse([*completed(file), *more], params)
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import gin
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from tfssl import config
 from tfssl.attacks.apgd import APGD
@@ -31,6 +32,7 @@ from tfssl.types import UserError
 
 FILES = sorted(path.stem for path in (config.gin_dir() / "evaluation").glob("*.gin"))
 PROBES = {"knn": ["knn"], "linear": ["linear"], "probes": ["knn", "linear"]}
+IMAGENET_V2 = ("matched-frequency", "threshold-0.7", "topimages")
 # Of the metrics of a cell, and of those of the clean images.
 CORRUPTED = {
     "corruptions_cifar": (5, 4),
@@ -41,18 +43,33 @@ CORRUPTED = {
     "panels_imagenet": (1, 1),
 }
 SHOWN = {"saturate", "elastic_transform", "snow", "glass_blur"}
-RELEASED = ["cifar_c"]
 FOREIGN = {
     "ood_noise": [],
     "ood_cifar10": ["svhn_cropped:3.1.0", "cifar100:3.0.2", "dtd:3.0.1"],
     "ood_imagenet": ["dtd:3.0.1", "places365_small:2.1.0"],
 }
-OTHERS = [*PROBES, *CORRUPTED, *RELEASED, *FOREIGN]
+RELEASED = ["cifar_c", "imagenet_c"]
+SETS = {
+    "cifar10_corrupted": "cifar10_corrupted/{}_{}:1.0.0",
+    "imagenet2012_corrupted": "imagenet2012_corrupted/{}_{}:3.1.0",
+    "corruptions_written": "mine_c/{}_{}:2.0.0",
+}
+SHIFTS = {
+    "shifts_cifar10": ["cifar10_1/v4:1.1.0", "cifar10_1/v6:1.1.0"],
+    "shifts_imagenet": [
+        *(f"imagenet_v2/{variant}:3.0.0" for variant in IMAGENET_V2),
+        *("imagenet_r:0.2.0", "imagenet_a:0.1.0", "imagenet_sketch:1.0.0"),
+    ],
+}
+OTHERS = [*PROBES, *CORRUPTED, *RELEASED, *SETS, *SHIFTS, *FOREIGN]
 ATTACKS = [name for name in FILES if name not in OTHERS]
 
 
 def _evaluators(name, *files):
-    config.parse([*files, f"evaluation/{name}.gin"], ["DATASET = @FakeDigits()"])
+    params = ["DATASET = @FakeDigits()"]
+    if name == "corruptions_written":
+        params.append("WRITTEN = 'mine_c:2.0.0'")
+    config.parse([*files, f"evaluation/{name}.gin"], params)
     return gin.get_bindings(evaluate)["evaluators"]
 
 
@@ -151,6 +168,36 @@ def test_other_data_and_noise(name, monkeypatch):
         for score in ("msp", "energy", "knn")
         for metric in ("auroc", "aupr", "fpr95")
     ]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_corruptions_are_data_sets_that_tfds_has(name, tmp_path):
+    (evaluator,) = _evaluators(name)
+    assert evaluator.name == name
+    _, *cells = (cell for cell in evaluator.cells() if cell.metric == "accuracy")
+    assert {cell.perturbation for cell in cells} == set(corruption_scores.ALL)
+    tfds_names = {"glass_blur": "frosted_glass_blur", "elastic_transform": "elastic"}
+    for cell in cells:
+        config = cell.perturbation
+        if name == "cifar10_corrupted":
+            config = tfds_names.get(config, config)
+        assert cell.paired
+        assert cell.dataset.name == SETS[name].format(config, int(cell.strength))
+        if name != "corruptions_written":
+            tfds.builder(cell.dataset.name, data_dir=tmp_path)  # TFDS knows it.
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_shifts_are_data_sets_that_tfds_has(name, tmp_path):
+    (evaluator,) = _evaluators(name)
+    assert evaluator.name == name
+    others = [cell.dataset for cell in evaluator.cells() if cell.dataset]
+    assert [other.name for other in others] == SHIFTS[name]
+    for other in others:
+        labels = tfds.builder(other.name, data_dir=tmp_path).info.features["label"]
+        assert labels.num_classes == (10 if name == "shifts_cifar10" else 1000)
+        of_part = other.name.startswith(("imagenet_r", "imagenet_a"))
+        assert other.classes == (200 if of_part else None)
 
 
 def test_released_images_need_their_folder(tmp_path):

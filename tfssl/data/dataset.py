@@ -55,6 +55,9 @@ class Dataset:
       in_memory: False if the decoded images do not fit into memory.
       shuffle_block: Number of undecoded examples shuffled at a time where the data are
         not in memory; two such blocks are held.
+      numbered: Whether the data set's author numbered the examples 0, 1, .. when TFDS
+        wrote them. Then these are their ids: TFDS keeps them only as the order of the
+        examples.
 
     Raises:
       UserError: The data cannot be had or are not what is asked for. Found when the
@@ -73,6 +76,7 @@ class Dataset:
         label_map: Mapping[int, int] | None = None,
         in_memory: bool = True,
         shuffle_block: int = 8192,
+        numbered: bool = False,
     ):
         self.name = name
         self._builder = prepared.builder(name)
@@ -94,8 +98,10 @@ class Dataset:
                 )
         self._image_feature = features["image"]
         self.num_classes: int = features["label"].num_classes
+        self.class_names: list[str] | None = features["label"].names
         if label_map is not None:
             self.num_classes = len(set(label_map.values()))
+            self.class_names = None
             if set(label_map.values()) != set(range(self.num_classes)):
                 raise UserError("label_map must map to labels 0, 1, .. without a gap")
         shape = self._image_feature.shape
@@ -127,6 +133,7 @@ class Dataset:
             },
             label_map,
             keep_index=not in_memory,
+            numbered=numbered,
         )
 
     def size(self, split: str) -> int:
@@ -136,6 +143,10 @@ class Dataset:
     def ids(self, split: str) -> np.ndarray:
         """[n] int64, the ids in the order of `eval_batches`."""
         return self._splits.ids(split)
+
+    def labels(self, split: str) -> np.ndarray:
+        """[n] int32, in that order."""
+        return self._splits.labels(split)
 
     @functools.cached_property
     def fingerprint(self) -> dict:

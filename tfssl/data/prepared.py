@@ -18,6 +18,22 @@ def cache_dir() -> pathlib.Path:
     return pathlib.Path(home) / "tfssl"
 
 
+def find(name: str) -> tfds.core.DatasetBuilder | None:
+    """The builder of a data set that is there, prepared; None if it is not.
+
+    Args:
+      name: See `builder`.
+
+    Raises:
+      UserError: TFDS knows the data set, and no such configuration or version.
+    """
+    for place in _places(name):
+        found = _builder(name, place)
+        if found is not None and found.data_path.exists():
+            return found
+    return None
+
+
 def builder(name: str) -> tfds.core.DatasetBuilder:
     """The builder of a prepared data set.
 
@@ -34,16 +50,16 @@ def builder(name: str) -> tfds.core.DatasetBuilder:
       UserError: TFDS does not know the name or version, or the data are neither there
         nor can be had; the message says what to do.
     """
-    first = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    first = pathlib.Path(first).expanduser()
-    cache = cache_dir() / "data"
-    embedded = getattr(_builder(name, cache), "embedded", False)
-    places = [cache] if embedded else [first, cache]
-    for place in places:
-        found = _builder(name, place)
-        if found.data_path.exists():
-            return found
-    place = next((p for p in places if _writable(p)), None)
+    found = find(name)
+    if found is not None:
+        return found
+    first, cache = _data_dir(), cache_dir() / "data"
+    if _builder(name, cache) is None:
+        raise UserError(
+            f"TFDS knows no data set {name!r}, and {first} has none: check the"
+            " spelling, or import the module that defines it"
+        )
+    place = next((p for p in _places(name) if _writable(p)), None)
     if place is None:
         raise UserError(
             f"{name} is not in {first} and neither that nor {cache} can be written:"
@@ -90,14 +106,23 @@ def undecoded(builder: tfds.core.DatasetBuilder, tfds_split: str) -> tf.data.Dat
         ) from None
 
 
-def _builder(name: str, place: pathlib.Path) -> tfds.core.DatasetBuilder:
+def _data_dir() -> pathlib.Path:
+    place = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return pathlib.Path(place).expanduser()
+
+
+def _places(name: str) -> list[pathlib.Path]:
+    cache = cache_dir() / "data"
+    embedded = getattr(_builder(name, cache), "embedded", False)
+    return [cache] if embedded else [_data_dir(), cache]
+
+
+def _builder(name: str, place: pathlib.Path) -> tfds.core.DatasetBuilder | None:
+    """None if there is neither code nor data of that name."""
     try:
         found = tfds.builder(name, data_dir=place)
     except tfds.core.DatasetNotFoundError:
-        raise UserError(
-            f"TFDS knows no data set {name!r}: check the spelling, or import the module"
-            " that defines it"
-        ) from None
+        return None
     except (AssertionError, ValueError) as error:  # Unknown version or config.
         reason = str(error).splitlines()[0]
         raise UserError(f"TFDS cannot make {name!r}: {reason}") from None

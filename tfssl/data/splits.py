@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tfssl import files
-from tfssl.data import prepared
+from tfssl.data import prepared, written_order
 from tfssl.types import UserError
 
 
@@ -27,6 +27,7 @@ class Splits:
       label_map: See there.
       keep_index: Whether ids and labels are kept on disk: where the images do not fit
         into memory, reading all files for them takes minutes.
+      numbered: See there.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Splits:
         counts: Mapping[str, int | None],
         label_map: Mapping[int, int] | None,
         keep_index: bool,
+        numbered: bool = False,
     ):
         self.name = name
         self.tfds_splits = tfds_splits
@@ -45,6 +47,7 @@ class Splits:
         self._counts = counts
         self._label_map = label_map
         self._keep_index = keep_index
+        self._numbered = numbered
         # Nothing is read before it is needed, and nothing twice.
         self._index = functools.cache(self._index)
         self._positions = functools.cache(self._positions)
@@ -81,6 +84,7 @@ class Splits:
         if not self._keep_index:
             return self._read_index(tfds_split)
         key = f"{self._builder.data_path} {self._builder.info.as_json} {tfds_split}"
+        key += " numbered" if self._numbered else ""
         digest = hashlib.sha256(key.encode()).hexdigest()
         path = prepared.cache_dir() / "index" / f"{digest}.npz"
         if not path.exists():
@@ -106,6 +110,8 @@ class Splits:
             in_names = np.array([int(number[0]) for number in numbers], np.int64)
             if len(np.unique(in_names)) == len(in_names):
                 ids = in_names
+        if self._numbered:
+            ids = self._numbers(tfds_split)
         labels = np.array(labels, np.int64)
         wrong = labels[(labels < 0) | (labels >= self._num_labels)]
         if len(wrong):
@@ -114,6 +120,16 @@ class Splits:
                 f" 0 .. {self._num_labels - 1}: a split without labels cannot be used"
             )
         return ids, labels
+
+    def _numbers(self, tfds_split: str) -> np.ndarray:
+        """[n] int64, those that the examples were written with."""
+        if tfds_split not in self._builder.info.splits:
+            raise UserError(
+                f"{self.name}: examples have numbers in whole TFDS splits alone, not in"
+                f" {tfds_split!r}"
+            )
+        count = self._builder.info.splits[tfds_split].num_examples
+        return written_order.written_order(range(count), tfds_split)
 
     def _positions(self, split: str) -> np.ndarray:
         """[n] int64, ascending: where the split's examples are in the TFDS split."""

@@ -27,7 +27,8 @@ class OverCorruptions:
     Args:
       corruptions: Each with a `name`, and `of(batch, severity)` that returns images
         [b, h, w, c] in [0, 1]. If it has a method `check(sample)`, some examples are
-        shown to it first.
+        shown to it first. `Corrupted` also takes those that have, instead of `of`,
+        `dataset(severity)`: a data set of these images, for `Cell.dataset`.
       name: Of the evaluator and its folder of results: it says which benchmark this
         is, as corruptions made on the fly are not the released images.
       severities: Ascending, from 1 to 5.
@@ -68,6 +69,11 @@ class OverCorruptions:
         So that the classifier's graph, which is dear, need not be made for each cell.
         """
         corruption = self._corruptions[cell.perturbation]
+        if not hasattr(corruption, "of"):
+            raise UserError(
+                f"{self.name} looks at clean and corrupted images side by side, and"
+                f" {corruption.name} is read from a data set of its own"
+            )
         if hasattr(corruption, "check"):
             corruption.check(subject.sample(500))
         of = functools.partial(corruption.of, severity=int(cell.strength))
@@ -105,6 +111,12 @@ class Corrupted(OverCorruptions):
                 f"{name}: also may list {', '.join(_UNITS)}, not {', '.join(unknown)}"
             )
         self.also = list(also)
+        sets = [c.name for c in corruptions if hasattr(c, "dataset")]
+        if sets and "ssim" in self.also:
+            raise UserError(
+                f"{name}: there is no ssim of {sets[0]}, as it is read from a data set"
+                " of its own"
+            )
 
     def cells(self) -> list[Cell]:
         found = self._cells("none", 0, None)
@@ -115,7 +127,9 @@ class Corrupted(OverCorruptions):
     def _cells(self, name: str, severity: int, corruption: Any) -> list[Cell]:
         stem = f"{name}_{severity}" if severity else "clean"
         settings = {"corruption": corruption, "also": self.also}
-        accuracy = Cell(stem, name, float(severity), settings)
+        source = getattr(self._corruptions.get(name), "dataset", None)
+        where = {"dataset": source(severity), "paired": True} if source else {}
+        accuracy = Cell(stem, name, float(severity), settings, **where)
         others = [
             Cell(
                 f"{stem}.{metric}",
@@ -125,6 +139,7 @@ class Corrupted(OverCorruptions):
                 metric,
                 number=_ece if metric == "ece" else mean_value,
                 unit=_UNITS[metric],
+                **where,
             )
             for metric in self.also
             if severity or metric != "ssim"
@@ -139,7 +154,8 @@ class Corrupted(OverCorruptions):
             return {k: outcomes[stem][k] for k in ("correct", "confidence")}
         if metric:
             return {"value": outcomes[stem][metric]}
-        corrupt = self._corrupt(cell, subject) if cell.strength else None
+        made = cell.strength and cell.dataset is None
+        corrupt = self._corrupt(cell, subject) if made else None
 
         def measured(classifier: Classifier, batch: Batch) -> dict[str, tf.Tensor]:
             image = corrupt(batch) if corrupt else batch["image"]

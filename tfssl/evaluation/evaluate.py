@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import glob
 import hashlib
+import math
 import os
 import re
 import time
@@ -49,7 +50,7 @@ def evaluate(
       dataset: A data set, see the design page.
       evaluators: Of distinct names.
       split: 'train', 'validation' or 'test'.
-      examples: Measure the first so many examples alone; all if None.
+      examples: Measure the first so many examples alone, of each data set; all if None.
       batch_size: Examples at a time, over all devices. Results do not depend on it.
       seed: Of the attacks' random draws.
       strategy: Makes the strategy: where to run.
@@ -91,13 +92,21 @@ def evaluate(
         folder = Path(run_dir) / "results"
         plans = {
             evaluator.name: [
-                _Planned(evaluator, cell, folder / evaluator.name, facts, subject)
+                _Planned(
+                    *(evaluator, cell, folder / evaluator.name),
+                    *(facts, subject, examples),
+                )
                 for cell in evaluator.cells()
             ]
             for evaluator in evaluators
         }
         # All are read before any is measured: what is refused is refused at once.
         known = {name: [cell.read() for cell in plan] for name, plan in plans.items()}
+        # So is what cannot be had.
+        for name, plan in plans.items():
+            for planned, before in zip(plan, known[name], strict=True):
+                if before is None and planned.cell.dataset is not None:
+                    classifier.check_fit(planned.cell.dataset.open(), logits)
         origin = _origin(Path(run_dir), model)
         origin |= {"dataset": dataset.name, "split": split}
 
@@ -149,22 +158,35 @@ class _Planned:
     folder: Path
     facts: dict[str, Any]
     whole: Subject
-
-    @property
-    def subject(self) -> Subject:
-        return self.whole.first(self.cell.examples)
+    examples: int | None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """With the number of examples, unless it is all of the split."""
-        part = self.subject
+        """With the number of examples, unless it is all of the split.
+
+        Found without reading data: what cannot be known of a data set that is not there
+        is as it was when the cell was measured.
+        """
+        part = self.whole.first(self.cell.examples)
         count = {} if part.complete else {"examples": len(part.ids)}
-        return self.facts | self.cell.settings | count
+        settings = self.facts | self.cell.settings
+        dataset = self.cell.dataset
+        if dataset is None:
+            return settings | count
+        before = results.settings_of(self.folder, self.cell.name).get("on", {})
+        on = results.describe(dataset)
+        on["identity"] = results.describe(dataset.identity()) or before.get("identity")
+        if not self.cell.paired:
+            limits = [n for n in (self.examples, self.cell.examples) if n is not None]
+            size = (on["identity"] or {}).get("examples", math.inf)
+            count = {"examples": min(limits)} if limits and min(limits) < size else {}
+        return settings | {"on": on} | count
 
     def read(self) -> tuple[Row, Outcome] | None:
-        return results.read_cell(
-            self.folder, self.cell.name, self.settings, self.subject.ids
-        )
+        cell = self.cell
+        own = cell.keep is None and (cell.dataset is None or cell.paired)
+        ids = self.whole.first(cell.examples).ids if own else None
+        return results.read_cell(self.folder, cell.name, self.settings, ids)
 
     def measured(
         self,
@@ -173,14 +195,18 @@ class _Planned:
         earlier: dict[str, Outcome],
     ) -> tuple[Row, Outcome]:
         """The cell's row and outcome, if need be by measuring it."""
-        evaluator, cell, subject = self.evaluator, self.cell, self.subject
+        evaluator, cell = self.evaluator, self.cell
+        if cell.dataset is not None and not cell.paired:
+            origin = origin | {"dataset": cell.dataset.name, "split": "test"}
         if known:
             row = _row(origin, evaluator, cell, known[1])
             # As text, so that NaN equals NaN.
             if str(row) == str(known[0]):
                 return known
             logging.warning("%s does not fit its outcomes: measured anew", known[0])
-        key = results.key(self.settings)
+        settings = self.settings
+        key = results.key(settings)
+        subject = self.whole.of_cell(cell, self.examples)
         subject.journals = lambda label: Journal(
             self.folder / f"{cell.name}.{_file_name(label)}.part.npz", key
         )
@@ -189,7 +215,7 @@ class _Planned:
         seconds = time.perf_counter() - start
         row = _row(origin, evaluator, cell, outcome)
         results.write_cell(
-            *(self.folder, cell.name, row, self.settings, seconds),
+            *(self.folder, cell.name, row, settings, seconds),
             *(subject.ids, outcome),
         )
         for path in self.folder.glob(f"{glob.escape(cell.name)}.*.part.npz"):

@@ -49,6 +49,15 @@ class Cell:
       examples: Measure that many of the first examples; all if None.
       number: From the outcome to the number and the ends of its 95 % interval.
       unit: As in `types.Row`.
+      dataset: A data set whose split 'test' to measure on; the evaluation's own data if
+        None. It is not looked for before it is needed. An object with a `name`;
+        `open()`, which returns the data set; and `identity()`: what tells it from
+        others of that name, with its number of 'examples', or None if it is not there.
+      paired: Whether the examples of `dataset` are the evaluation's own ones in another
+        form, with the same ids: then they are those that are evaluated, and the row
+        has the name of the own data set.
+      keep: Measure some examples alone: from the labels [n] of all to [n] bool. It may
+        open data sets that the settings name.
     """
 
     name: str
@@ -59,6 +68,9 @@ class Cell:
     examples: int | None = None
     number: Callable[[Outcome], tuple[float, float, float]] = share_correct
     unit: str = "%"
+    dataset: Any = None
+    paired: bool = False
+    keep: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 class Evaluator(Protocol):
@@ -85,7 +97,7 @@ class Evaluator(Protocol):
 
         Args:
           cell: One of `cells()`.
-          subject: Classifier and the examples.
+          subject: Classifier and the cell's examples.
           outcomes: Of the cells before it, by name.
         """
 

@@ -90,10 +90,22 @@ def write_cell(
         path.write_text(json.dumps(cell, indent=2))
 
 
+def settings_of(folder: Path, name: str) -> dict[str, Any]:
+    """The settings of a finished cell, unchecked; none if it cannot be read."""
+    try:
+        return dict(json.loads((folder / f"{name}.json").read_text())["settings"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
 def read_cell(
-    folder: Path, name: str, settings: dict[str, Any], ids: np.ndarray
+    folder: Path, name: str, settings: dict[str, Any], ids: np.ndarray | None
 ) -> tuple[Row, dict[str, np.ndarray]] | None:
     """Reads a finished cell: its row and its arrays, see above.
+
+    Args:
+      folder, name, settings: As they were written.
+      ids: [n] int64, which must be the examples; not compared if None.
 
     Returns:
       None if there is no such cell, or one that cannot be read.
@@ -124,7 +136,9 @@ def read_cell(
     try:
         with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
             outcome = dict(arrays)
-        whole = np.array_equal(outcome.pop("ids"), ids)
+        found_ids = outcome.pop("ids")
+        ids = found_ids if ids is None else ids
+        whole = np.array_equal(found_ids, ids)
         own = [array for name, array in outcome.items() if name != "out"]
         whole = whole and all(len(array) == len(ids) for array in own)
         known = {"correct", "value"} & outcome.keys()
@@ -205,6 +219,7 @@ def marks_of(row: Row, marks: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 def table(rows: Sequence[Row], marks: dict[str, dict[str, Any]] | None = None) -> str:
     """Rows as text, one line each; marks as numbers and notes."""
+    several = len({row.dataset for row in rows}) > 1
     header = ("evaluator", "perturbation", "strength", "metric", "value")
     lines = [(*header, "95 % interval", "n", "marks")]
     notes: dict[tuple[str, str], int] = {}
@@ -214,7 +229,7 @@ def table(rows: Sequence[Row], marks: dict[str, dict[str, Any]] | None = None) -
         lines.append(
             (
                 row.evaluator,
-                row.perturbation,
+                f"{row.dataset}: {row.perturbation}" if several else row.perturbation,
                 size(row.strength),
                 row.metric,
                 shown(row.value, row.unit),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +16,9 @@ from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.journal import Journal
 from tfssl.types import Batch, UserError
 
+if TYPE_CHECKING:
+    from tfssl.evaluation.evaluators import Cell
+
 
 class Subject:
     """A classifier and a split, on the replicas of the strategy in scope.
@@ -23,7 +26,6 @@ class Subject:
     Attributes:
       ids: [n] int64, the examples.
       classifier, dataset, split: As given.
-      num_classes: k, those of the data set.
       journals: If set, from a step's label to the journal that it keeps.
       randomised: Whether the classifier is known to answer differently each time.
 
@@ -51,7 +53,6 @@ class Subject:
     ):
         classifier.check_fit(dataset, logits)
         self.classifier = classifier
-        self.num_classes = dataset.num_classes
         self.journals: Callable[[str], Journal] | None = None
         self.randomised = False
         if (
@@ -63,17 +64,67 @@ class Subject:
                 f"batch_size {batch_size} must be a positive multiple of the number"
                 f" of devices, {distribute.replicas()}"
             )
-        self.dataset = dataset
         self._batch_size = batch_size
         self._seed = seed
-        self._take(split)
+        self._logits = logits
+        self._take(dataset, split)
         self._strategy = tf.distribute.get_strategy()
         self._graphs = {}
 
     def first(self, n: int | None) -> Subject:
         """The same with the first n examples of the split alone; with all if None."""
+        return self._at(np.arange(len(self.ids))[:n])
+
+    def of_cell(self, cell: Cell, examples: int | None = None) -> Subject:
+        """The same classifier on the examples that a cell measures.
+
+        Args:
+          cell: See there.
+          examples: If it is measured on another data set: on how many of the first
+            examples of that; on all if None.
+
+        Raises:
+          UserError: Its data set cannot be had, does not fit the classifier or, if it
+            is paired with this one, is not of the same examples; or none are left.
+        """
+        part = self
+        if cell.dataset is not None:
+            dataset = cell.dataset.open()
+            if cell.paired:
+                part = self._paired(dataset)
+            else:
+                part = self._of(dataset).first(examples)
+        part = part.first(cell.examples)
+        if cell.keep is None:
+            return part
+        kept = np.flatnonzero(cell.keep(part.labels))
+        if not len(kept):
+            raise UserError(f"{part.dataset.name} has no examples for {cell.name}")
+        return part._at(kept)
+
+    def _of(self, dataset: Any) -> Subject:
+        """The same classifier on the test split of another data set."""
+        self.classifier.check_fit(dataset, self._logits)
+        return self.over(dataset, "test")
+
+    def _paired(self, dataset: Any) -> Subject:
+        """The same examples in another data set."""
+        other = self._of(dataset)
+        order = np.argsort(other.ids)
+        place = np.searchsorted(other.ids, self.ids, sorter=order)
+        other = other._at(order[place.clip(max=len(order) - 1)])
+        differ = (other.ids != self.ids) | (other.labels != self.labels)
+        if differ.any():
+            raise UserError(
+                f"{dataset.name} is not made of the images of {self.dataset.name}:"
+                f" ids or labels of {differ.sum()} of {len(differ)} examples differ"
+            )
+        return other
+
+    def _at(self, positions: np.ndarray) -> Subject:
         part = copy.copy(self)
-        part.ids = self.ids[:n]
+        part.ids = self.ids[positions]
+        part._places = self._places[positions]
         return part
 
     def on(self, split: str) -> Subject:
@@ -84,30 +135,41 @@ class Subject:
         """
         other = copy.copy(self)
         other.journals = None
-        other._take(split)
+        other._take(self.dataset, split)
         return other
 
     def over(self, dataset: Any, split: str) -> Subject:
         """The same classifier on all examples of a split of another data set.
 
-        It keeps the same journals: labels say which data set a step is about. The
-        labels of its examples mean nothing to the classifier.
+        It keeps the same journals: labels say which data set a step is about. Its
+        labels may be others than those of the classifier.
 
         Raises:
           UserError: Its images do not fit the classifier, or the split is empty.
         """
         self.classifier.check_fit(dataset, logits=False)
         other = copy.copy(self)
-        other.dataset = dataset
-        other._take(split)
+        other._take(dataset, split)
         return other
 
-    def _take(self, split: str) -> None:
+    def _take(self, dataset: Any, split: str) -> None:
+        self.dataset = dataset
         self.split = split
-        self.ids = np.asarray(self.dataset.ids(split))
+        self.ids = np.asarray(dataset.ids(split))
         self._size = len(self.ids)
+        self._places = np.arange(self._size)  # In the split, of the examples.
         if not self._size:
-            raise UserError(f"{self.dataset.name} has no examples in split {split!r}")
+            raise UserError(f"{dataset.name} has no examples in split {split!r}")
+
+    @property
+    def num_classes(self) -> int:
+        """k, of the data set."""
+        return self.dataset.num_classes
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[n] int32."""
+        return self.dataset.labels(self.split)[self._places]
 
     @property
     def complete(self) -> bool:
@@ -208,11 +270,11 @@ class Subject:
         )
 
     def _whole(self, keep: np.ndarray | None) -> np.ndarray | None:
-        """Positions of the whole split, of positions among the first ones."""
+        """Positions of the whole split, of positions among the examples."""
         if keep is None and self.complete:
             return None
         whole = np.zeros(self._size, bool)
-        whole[: len(self.ids)] = True if keep is None else keep
+        whole[self._places if keep is None else self._places[keep]] = True
         return whole
 
     def _graph(self, function: Callable, eager: bool) -> Callable:

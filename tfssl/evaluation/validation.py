@@ -71,7 +71,7 @@ class Validation:
             outcomes: dict[str, Outcome] = {}
             cells = zip(evaluator.cells(), _labels(evaluator), strict=True)
             for cell, label in cells:
-                part = subject.first(cell.examples)
+                part = subject.of_cell(cell)
                 outcomes[cell.name] = evaluator.measure(cell, part, outcomes)
                 values[label] = float(outcomes[cell.name]["correct"].mean())
         return values

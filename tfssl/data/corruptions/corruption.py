@@ -66,7 +66,7 @@ class Corruption:
     def __call__(self, image: tf.Tensor, seed: tf.Tensor, severity: int) -> tf.Tensor:
         if type(severity) is not int or severity not in SEVERITIES:
             raise UserError(f"the severity of {self.name} is {severity!r}, not 1 to 5")
-        self._check(image.shape)
+        self.check_shape(image.shape)
         run = self._run_fused if self.fuses else self._run
         return run(tf.convert_to_tensor(image), seed, severity)
 
@@ -80,7 +80,8 @@ class Corruption:
         """The images of a batch, corrupted, as evaluators ask for them."""
         return self(batch["image"], batch["seed"], severity)
 
-    def _check(self, shape: tf.TensorShape) -> None:
+    def check_shape(self, shape: tf.TensorShape | tuple[int, ...]) -> None:
+        """Raises UserError if images of a shape [b, h, w, c] cannot be corrupted."""
         if len(shape) != 4 or None in shape[1:3] or min(shape[1:3]) < _SMALLEST:
             raise UserError(
                 f"{self.name} needs images [b, h, w, c] of one size, at least"
