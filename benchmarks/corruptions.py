@@ -1,15 +1,16 @@
 """Speed of the 19 corruptions: against the package imagecorruptions.
 
-  python benchmarks/corruptions.py --output_dir /tmp/benchmark --threads 1
+  python benchmarks/corruptions.py --output_dir /tmp/benchmark
 
 Images of 32 x 32 and 224 x 224 pixels with the constants of ImageNet-C, which are the
 only ones of imagecorruptions, and with its pictures of frost. tfssl gets a batch,
 imagecorruptions one image after the other, as its users call it.
 
-What is compared is images per second of processor time, so that other programs on the
-machine disturb less. The contestants take turns, round after round, and medians are
-compared; a first call, in which TensorFlow traces its graphs, is not among them. What
-fails is listed with the reason:
+Images per second are counted by the clock (`speedup`), and of processor time
+(`speedup_per_core`), which other programs on the machine disturb less and which does
+not count for tfssl that it uses all threads. The contestants take turns, round after
+round, and medians are compared; a first call, in which TensorFlow traces its graphs, is
+not among them. What fails is listed with the reason:
 
   pip install imagecorruptions scikit-image 'setuptools<81'
 
@@ -83,7 +84,7 @@ def by_peer(name: str) -> Corrupt:
 
 
 def measure(corruption: Corruption, images: np.ndarray) -> tuple[dict, dict]:
-    """A row of the table, and the seconds of each contestant by round."""
+    """A row of the table, and seconds (by the clock, of the processor) by round."""
     name, n = corruption.name, len(images)
     row = {"corruption": name, "size": images.shape[1], "reason": ""}
     contestants = {"tfssl": by_tfssl(corruption, n)}
@@ -95,22 +96,26 @@ def measure(corruption: Corruption, images: np.ndarray) -> tuple[dict, dict]:
         row["reason"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         logging.warning("%s: %.300s", name, row["reason"])
 
-    seconds: dict[str, list[float]] = {key: [] for key in contestants}
+    seconds: dict[str, list[tuple[float, float]]] = {key: [] for key in contestants}
     for number in range(ROUNDS.value + 1):
         for key, corrupt in contestants.items():
-            since = time.process_time()
+            since = np.array([time.perf_counter(), time.process_time()])
             result = corrupt(images)
+            spent = [time.perf_counter(), time.process_time()] - since
             if number:
-                seconds[key].append(time.process_time() - since)
+                seconds[key].append(tuple(spent.tolist()))
             else:
                 change = np.abs(result.astype(np.float32) - images)
                 row[f"change_{key}"] = float(change.mean())
-    for key, spent in seconds.items():
-        row[f"images_per_second_{key}"] = n / statistics.median(spent)
-    if "imagecorruptions" in seconds:
-        row["speedup"] = (
-            row["images_per_second_tfssl"] / row["images_per_second_imagecorruptions"]
-        )
+    for place, ending in enumerate(("", "_per_core")):
+        for key, rounds in seconds.items():
+            median = statistics.median(spent[place] for spent in rounds)
+            row[f"images_per_second{ending}_{key}"] = n / median
+        if "imagecorruptions" in seconds:
+            row[f"speedup{ending}"] = (
+                row[f"images_per_second{ending}_tfssl"]
+                / row[f"images_per_second{ending}_imagecorruptions"]
+            )
     return row, seconds
 
 
@@ -136,9 +141,12 @@ def main(argv: list[str]) -> None:
                 f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()
             ]
             print("  ".join(shown), flush=True)
-    speedups = [row["speedup"] for row in rows if "speedup" in row]
-    if speedups:
-        print(f"median {statistics.median(speedups):.3g}, least {min(speedups):.3g}")
+    for size in SIZES.value:
+        for kind in ("speedup", "speedup_per_core"):
+            found = [r[kind] for r in rows if kind in r and r["size"] == int(size)]
+            if found:
+                middle, least = statistics.median(found), min(found)
+                print(f"{size}: {kind} median {middle:.3g}, least {least:.3g}")
     facts["load_after"] = os.getloadavg()
     (folder / "corruptions.json").write_text(
         json.dumps({"rows": rows, "rounds": rounds, **facts}, indent=2) + "\n"
