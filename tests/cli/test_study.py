@@ -52,8 +52,8 @@ def test_list_and_dry_run(call, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "values", "message"),
     [
-        ([], {}, "name one study: kucer2021, pre"),
-        (["quick"], {}, "no study quick: there is kucer2021, pre"),
+        ([], {}, "name one study: chhipa2023, kucer2021, pre"),
+        (["quick"], {}, "no study quick: there is chhipa2023, kucer2021, pre"),
         (["kucer2021"], {"scale": "huge"}, "no scale .* tiny, small, full"),
         (["quickstart"], {"gin_file": ["a.gin"]}, "chooses its gin files"),
     ],
