@@ -170,8 +170,8 @@ def test_finished_means_with_these_settings(pair, tmp_path):
 def test_a_report_for_each_baseline(tmp_path, monkeypatch):
     asked = []
 
-    def write(folders, out, baseline):
-        asked.append(([f.name for f in folders], out, baseline))
+    def write(folders, out, baseline, preset):
+        asked.append(([f.name for f in folders], out, baseline, preset))
         return f"tables of {baseline}"
 
     monkeypatch.setattr(study.report, "write", write)
@@ -183,12 +183,13 @@ def test_a_report_for_each_baseline(tmp_path, monkeypatch):
             [f"{row}-seed{seed}" for row in (one, f"{one}_x") for seed in range(2)],
             tmp_path / "report" / one,
             one,
+            None,
         )
         for one in "ab"
     ]
     asked.clear()
-    study.write_report(Scale(rows[:2], "e.gin"), 1, tmp_path)
-    assert asked == [(["a-seed0", "a_x-seed0"], tmp_path / "report", "a")]
+    study.write_report(Scale(rows[:2], "e.gin"), 1, tmp_path, "chhipa2023")
+    assert asked == [(["a-seed0", "a_x-seed0"], tmp_path / "report", "a", "chhipa2023")]
 
 
 def test_a_variant_starts_from_the_model_of_another(tmp_path):
