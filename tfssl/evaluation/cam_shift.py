@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
+import numpy as np
 import tensorflow as tf
 
 from tfssl.evaluation import cam, map_similarity
@@ -41,6 +42,7 @@ class CamShift(OverCorruptions):
         severities: Sequence[int] = (1, 2, 3, 4, 5),
     ):
         super().__init__(corruptions, name, severities)
+        self._clean: tuple[Subject, tf.Tensor, tf.Tensor] | None = None
 
     def cells(self) -> list[Cell]:
         return [
@@ -63,26 +65,48 @@ class CamShift(OverCorruptions):
         stem, _, part = cell.name.partition(".")
         if part:
             return {"value": outcomes[stem][part]}
+        if not outcomes:  # The weights may be others than at the last evaluation.
+            self._clean = None
         corrupt = self._corrupt(cell, subject)
 
-        def measured(classifier: Classifier, batch: Batch) -> dict[str, tf.Tensor]:
+        def measured(
+            classifier: Classifier, batch: Batch, ids: tf.Tensor, clean: tf.Tensor
+        ) -> dict[str, tf.Tensor]:
+            place = tf.searchsorted(ids, tf.maximum(batch["id"], ids[0]))
             return self._likeness(
-                classifier, batch["image"], corrupt(batch), batch["label"]
+                classifier, tf.gather(clean, place), corrupt(batch), batch["label"]
             )
 
-        return subject.map(measured, eager=True, label=f"{self.name} {cell.name}")
+        label = f"{self.name} {cell.name}"
+        ids, clean = self._clean_maps(subject)
+        return subject.map(measured, ids, clean, eager=True, label=label)
+
+    def _clean_maps(self, subject: Subject) -> tuple[tf.Tensor, tf.Tensor]:
+        """Ids [n], ascending, and the maps [n, h', w'] of these images as they are.
+
+        For all cells they are computed once.
+        """
+        known = self._clean
+        if (
+            known is None
+            or known[0].classifier is not subject.classifier
+            or not np.array_equal(known[0].ids, subject.ids)
+        ):
+            maps = subject.map(_map, label=f"{self.name} clean")["map"]
+            order = np.argsort(subject.ids)
+            ids = tf.constant(subject.ids[order], tf.int64)
+            self._clean = known = (subject, ids, tf.constant(maps[order]))
+        return known[1:]
 
     @tf.function(reduce_retracing=True)
     def _likeness(
         self,
         classifier: Classifier,
-        clean: tf.Tensor,
+        one: tf.Tensor,
         image: tf.Tensor,
         label: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        both = tf.concat([clean, image], axis=0)
-        maps = cam.maps(classifier.model, both, tf.concat([label, label], axis=0))
-        one, other = tf.split(maps, 2)
+        other = cam.maps(classifier.model, image, label)
         empty = [~tf.reduce_any(m > 0, axis=[1, 2]) for m in (one, other)]
         # Only where both are empty is neither number defined.
         alike = tf.cast(empty[0] == empty[1], tf.float32)
@@ -93,3 +117,7 @@ class CamShift(OverCorruptions):
                 ("overlap", map_similarity.top_overlap(one, other)),
             )
         }
+
+
+def _map(classifier: Classifier, batch: Batch) -> dict[str, tf.Tensor]:
+    return {"map": cam.maps(classifier.model, batch["image"], batch["label"])}

@@ -140,6 +140,8 @@ class OutOfDistribution:
     def measure(
         self, cell: Cell, subject: Subject, outcomes: Mapping[str, Outcome]
     ) -> Outcome:
+        if not outcomes:  # The weights may be others than at the last evaluation.
+            self._known = None
         stem, score, metric = cell.name.rsplit(".", 2)
         if metric != "auroc":
             return outcomes[f"{stem}.{score}.auroc"]
