@@ -199,6 +199,18 @@ def test_a_stage_of_an_ensemble_may_rise():
         check_monotone([*rows, row(0.3, "accuracy", 0.6)])
 
 
+def test_another_data_set_may_be_easier():
+    """Such as the three sets of ImageNet-V2, which stand in one evaluator."""
+
+    def row(dataset, value):
+        cell = ("test", "shifts", "none", 0.0, "accuracy", value, 9, 0.0, 1.0)
+        return Row("r", 0, dataset, *cell)
+
+    check_monotone([row("own", 0.5), row("v4", 0.4), row("v6", 0.6)])
+    with pytest.raises(GateError, match="shifts: accuracy rises"):
+        check_monotone([row("own", 0.5), row("own", 0.6)])
+
+
 def test_marks_of_another_model_are_dropped(tmp_path):
     results.note(tmp_path, "one", "model", ["*"], {"saturated": "..."})
     results.note(tmp_path, "one", "checks", ["checks"], {})

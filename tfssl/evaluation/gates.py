@@ -15,19 +15,20 @@ def check_monotone(rows: Sequence[Row]) -> None:
     """A larger ball holds the smaller one, and all of its perturbations.
 
     Of the stages of an ensemble this is not asked: what another attack has broken at a
-    larger epsilon may count at a smaller one or not. Nor is it of corruptions.
+    larger epsilon may count at a smaller one or not. Nor is it of corruptions, or of
+    one data set after another.
 
     Raises:
       GateError: An accuracy rises with epsilon.
     """
-    last: dict[tuple[str, str], Row] = {}
+    last: dict[tuple[str, str, str], Row] = {}
     accuracies = [
         row
         for row in rows
         if row.metric == "accuracy" and row.perturbation in ("none", *BALLS)
     ]
     for row in sorted(accuracies, key=lambda row: row.strength):
-        name = row.evaluator, row.perturbation
+        name = row.dataset, row.evaluator, row.perturbation
         smaller = last.setdefault(name, row)
         if row.value > smaller.value:
             raise GateError(
