@@ -130,3 +130,15 @@ def test_scores_of_foreign_images_stand_side_by_side(tmp_path):
     assert auroc.rows == [["a", "1", "90.0 [85.0, 94.0]", "80.0 [75.0, 84.0]"]]
     assert not any("Wilson" in note for note in auroc.notes)
     assert fpr95.header == ["run", "seeds", "msp"]
+
+
+def test_classes_of_a_data_set_are_no_scores(tmp_path):
+    kind = {"evaluator": "shifts", "perturbation": "none"}
+    metrics = [f"accuracy in the classes of imagenet_{x}" for x in "ar"]
+    for metric in metrics:
+        write_cell(tmp_path / "a", 0.0, 0.4, "a", metric=metric, **kind)
+    found = list(map(tables.table, summaries.summarise(rows.read([tmp_path]))))
+    assert [table.title for table in found] == [
+        f"digits test, shifts: {metric} (%)" for metric in metrics
+    ]
+    assert {table.header[2] for table in found} == {"clean"}

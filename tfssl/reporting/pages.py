@@ -9,6 +9,7 @@ parts of one whole, and share a table for each strength instead:
     auroc of <score>          of one way to tell foreign images, and the others
 
 Evaluators of unperturbed images (clean, knn, linear) are columns of one table as well.
+'accuracy in the classes of <data set>' is no part, but has a table of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import re
 import pandas as pd
 
 GROUP = ["dataset", "split", "evaluator", "perturbation", "metric"]
-PART = re.compile(r"(?P<whole>.+?)(?P<joint> after |, | of )(?P<name>.+)")
+PART = re.compile(r"(?P<whole>.+?)(?P<joint> after |, |(?<!classes) of )(?P<name>.+)")
 
 
 @dataclasses.dataclass(frozen=True)
