@@ -102,7 +102,7 @@ def test_closed_forms():
 N = fake_cells.N
 
 
-def measured(folder, run, seed=0, rate=0.3, leave_out=()):
+def measured(folder, run, seed=0, rate=0.3, leave_out=(), **changes):
     """Made-up outcomes, correlated over the cells; the errors [cells + 1, n]."""
     generator = np.random.default_rng([seed, len(run)])
     hard = generator.random(N)
@@ -124,6 +124,7 @@ def measured(folder, run, seed=0, rate=0.3, leave_out=()):
             # Names of files need only differ.
             metric="accuracy",
             cell=f"{cell[0]}_{cell[1]}",
+            **changes,
         )
     return np.array(wrong)
 
@@ -226,3 +227,19 @@ def test_files_that_are_no_tables(text, tmp_path):
     path.write_text(text)
     with pytest.raises(UserError, match=r"numbers\.csv"):
         rows.read([path])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "classes", "reference"),
+    [
+        ("imagenet2012:5.1.0", 1000, ["AlexNet's"]),
+        ("imagenet2012:5.1.0", 9, []),
+        ("imagenette/160px-v2:1.0.0", 10, []),
+    ],
+)
+def test_only_imagenet_is_compared_with_alexnet(dataset, classes, reference, tmp_path):
+    settings = {"dataset": {"num_classes": classes}}
+    measured(tmp_path, "ours", dataset=dataset, settings=settings)
+    (group,) = corruptions.groups(rows.read([tmp_path]))
+    found = [summary.metric for summary in corruption_tables.relative(group)]
+    assert found == [f"error relative to {name}, mean of 15" for name in reference]

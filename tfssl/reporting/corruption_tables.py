@@ -47,7 +47,7 @@ def relative(group: Group, baseline: str | None = None) -> list[Summary]:
       baseline: The reference where the images are not ImageNet's, for which it is
         AlexNet.
     """
-    if group.dataset.startswith("imagenet"):
+    if group.on_imagenet:
         reference, normaliser, clean = (
             "AlexNet's",
             scores.ALEXNET,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,18 @@ class Group:
     @property
     def title(self) -> str:
         return f"{self.dataset} {self.split}, {self.evaluator}"
+
+    @property
+    def on_imagenet(self) -> bool:
+        """Whether the classes are ImageNet's 1000: not those of Imagenette, say."""
+        data = [
+            json.loads(next(iter(seed.rows.values())).settings).get("dataset", {})
+            for seeds in self.runs.values()
+            for seed in seeds.values()
+        ]
+        # Of published numbers it is not known.
+        classes = {each.get("num_classes", 1000) for each in data}
+        return self.dataset.partition(":")[0] == "imagenet2012" and classes == {1000}
 
     def estimate(
         self, run: str, score: Score, baseline: str | None = None
