@@ -243,3 +243,16 @@ def test_only_imagenet_is_compared_with_alexnet(dataset, classes, reference, tmp
     (group,) = corruptions.groups(rows.read([tmp_path]))
     found = [summary.metric for summary in corruption_tables.relative(group)]
     assert found == [f"error relative to {name}, mean of 15" for name in reference]
+
+
+def test_what_is_in_no_group_has_tables_of_its_own(tmp_path):
+    """An evaluation that was killed, and an extra corruption that others lack."""
+    measured(tmp_path / "ours", "ours")
+    measured(tmp_path / "killed", "killed", leave_out=[("fog", 2)])
+    measured(tmp_path / "less", "less", leave_out=[("spatter", 2)])
+    found = rows.read([tmp_path])
+    left = corruptions.without(found, corruptions.groups(found))
+    corrupted = left[left["perturbation"] != "none"]
+    assert set(corrupted["run"][corrupted["perturbation"] == "snow"]) == {"killed"}
+    extra = corrupted[corrupted["perturbation"] == "spatter"]
+    assert set(extra["run"]) == {"ours", "killed", "less"}

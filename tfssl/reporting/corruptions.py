@@ -203,8 +203,14 @@ def _seed(group: pd.DataFrame) -> Seed | None:
 
 
 def without(rows: pd.DataFrame, found: list[Group]) -> pd.DataFrame:
-    """The rows but those of corruptions that are in a group: it has their tables."""
-    names = [(group.dataset, group.split, group.evaluator) for group in found]
-    grouped = pd.MultiIndex.from_frame(rows[["dataset", "split", "evaluator"]])
-    there = grouped.isin(names) & (rows["metric"] == "accuracy")
-    return rows[~(there & rows["perturbation"].isin(scores.ALL))]
+    """The rows but those whose numbers are in a group: it has their tables."""
+    cells = ["dataset", "split", "evaluator", "run", "seed", "perturbation"]
+    grouped = {
+        (group.dataset, group.split, group.evaluator, run, seed, corruption)
+        for group in found
+        for run, seeds in group.runs.items()
+        for seed in seeds
+        for corruption in group.corruptions
+    }
+    there = pd.MultiIndex.from_frame(rows[cells]).isin(grouped)
+    return rows[~(there & (rows["metric"] == "accuracy"))]
