@@ -256,3 +256,57 @@ def test_what_is_in_no_group_has_tables_of_its_own(tmp_path):
     assert set(corrupted["run"][corrupted["perturbation"] == "snow"]) == {"killed"}
     extra = corrupted[corrupted["perturbation"] == "spatter"]
     assert set(extra["run"]) == {"ours", "killed", "less"}
+
+
+def gaps(folder, baseline=None):
+    """The reasons why a run lacks its mean over 15, and what settings differ."""
+    (group,) = corruptions.groups(rows.read([folder]))
+    summary, *_ = corruption_tables.summaries(group, baseline)
+    reasons = {
+        run: reason
+        for (run, reason), columns in summary.gaps.items()
+        if "mean of 15" in columns
+    }
+    assert not {run for run, _ in summary.estimates} & set(reasons)
+    return reasons, summary.unlike
+
+
+def test_only_what_was_measured_alike_is_compared(tmp_path):
+    measured(tmp_path / "a0", "a")
+    assert gaps(tmp_path) == ({}, [])
+    measured(tmp_path / "a1", "a", 1, n=N // 2, settings={"model": "a", "examples": 2})
+    different = "measured on different numbers of examples"
+    assert gaps(tmp_path) == ({"a": different}, ["examples", "steps"])
+    measured(tmp_path / "b", "bb")
+    assert gaps(tmp_path, "a")[0] == {}  # Of the seed that both have.
+    measured(tmp_path / "c", "ccc", n=N // 2)
+    measured(tmp_path / "d", "dddd", 7)
+    assert gaps(tmp_path, "bb")[0] == {
+        "ccc": different,
+        "dddd": "no seed in common with bb",
+    }
+    # As many, and others.
+    for path in (tmp_path / "a0").rglob("*.npz"):
+        with np.load(path) as file:
+            np.savez(path, ids=file["ids"] + 1, correct=file["correct"])
+    assert gaps(tmp_path, "bb")[0]["a"] == "measured on different examples"
+
+
+@pytest.mark.parametrize(
+    ("error", "lacking"), [(0.0, ["mCE", "relative mCE"]), (0.9, ["relative mCE"])]
+)
+def test_a_baseline_that_nothing_can_be_divided_by(error, lacking, tmp_path):
+    """Such as a network that gives one answer, whatever it sees."""
+    measured(tmp_path / "ours", "ours")
+    for corruption, severity in [("none", 0), *CELLS]:
+        fake_cells.write_cell(
+            *(tmp_path / "same", float(severity), 1 - error, "same"),
+            evaluator="corruptions",
+            perturbation=corruption,
+            cell=f"{corruption}_{severity}",
+        )
+    report.write([tmp_path / "ours", tmp_path / "same"], tmp_path / "out", "same")
+    (group,) = corruptions.groups(rows.read([tmp_path / "ours", tmp_path / "same"]))
+    (relative,) = corruption_tables.relative(group, "same")
+    reason = "the reference has or loses nothing to divide by"
+    assert relative.gaps["ours", reason] == lacking

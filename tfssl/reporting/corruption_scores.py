@@ -75,6 +75,13 @@ def _mean(values: Sequence[Number]) -> Number:
     return sum(values) / len(values)
 
 
+def _share(part: Number, whole: float) -> Number:
+    # Shares of up to millions of examples: what is smaller is rounding.
+    if abs(whole) < 1e-12:
+        raise ZeroDivisionError
+    return part / whole
+
+
 def mean_error(
     errors: Errors,
     corruptions: Iterable[str] = ALL,
@@ -99,8 +106,11 @@ def corruption_error(errors: Errors, corruption: str, normaliser: float) -> Numb
       errors: Of the classifier.
       corruption: Which.
       normaliser: The mean of the reference's errors over the severities.
+
+    Raises:
+      ZeroDivisionError: That is 0.
     """
-    return mean_error(errors, [corruption]) / normaliser
+    return _share(mean_error(errors, [corruption]), normaliser)
 
 
 def mce(errors: Errors, normaliser: Mapping[str, float] = ALEXNET) -> Number:
@@ -109,6 +119,9 @@ def mce(errors: Errors, normaliser: Mapping[str, float] = ALEXNET) -> Number:
     Args:
       errors: Of the classifier.
       normaliser: The reference's errors, means over the severities.
+
+    Raises:
+      ZeroDivisionError: One of them is 0.
     """
     return _mean([corruption_error(errors, c, normaliser[c]) for c in BENCHMARK])
 
@@ -127,10 +140,13 @@ def relative_mce(
     Args:
       errors, clean: Of the classifier.
       normaliser, normaliser_clean: Of the reference; see `mce`.
+
+    Raises:
+      ZeroDivisionError: It loses nothing to a corruption.
     """
     return _mean(
         [
-            (mean_error(errors, [c]) - clean) / (normaliser[c] - normaliser_clean)
+            _share(mean_error(errors, [c]) - clean, normaliser[c] - normaliser_clean)
             for c in BENCHMARK
         ]
     )

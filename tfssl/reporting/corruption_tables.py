@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from tfssl.reporting import corruption_scores as scores
 from tfssl.reporting.corruptions import Group, Score
-from tfssl.reporting.summaries import Column, Summary
+from tfssl.reporting.summaries import Column, Estimate, GapError, Summary
 
 
 def summaries(group: Group, baseline: str | None = None) -> list[Summary]:
@@ -36,7 +36,7 @@ def summaries(group: Group, baseline: str | None = None) -> list[Summary]:
                 },
             )
         )
-    return [summary for summary in found if summary.estimates]
+    return [summary for summary in found if summary.estimates or summary.gaps]
 
 
 def relative(group: Group, baseline: str | None = None) -> list[Summary]:
@@ -158,21 +158,27 @@ def _summary(
 ) -> Summary:
     """A score per column; a curve over the severity if a `part` is named."""
     runs = [run for run in group.runs if run != baseline]
-    estimates = {
-        (run, column): group.estimate(run, score, baseline)
-        for run in runs
-        for column, score in columns.items()
-    }
+    estimates: dict[tuple[str, Column], Estimate] = {}
+    gaps: dict[tuple[str, str], list[Column]] = {}
+    for run in runs:
+        for column, score in columns.items():
+            try:
+                found = group.estimate(run, score, baseline)
+            except GapError as gap:
+                gaps.setdefault((run, str(gap)), []).append(column)
+                continue
+            if found:
+                estimates[run, column] = found
     return Summary(
         *(group.dataset, group.split, group.evaluator),
         perturbation=part or "none",
         metric=metric,
         runs=runs,
         columns=list(columns),
-        estimates={key: found for key, found in estimates.items() if found},
-        gaps={},
+        estimates=estimates,
+        gaps=gaps,
         epsilons_train=[],
-        unlike=[],
+        unlike=group.unlike,
         strength=None if part else 0.0,
         baseline=baseline,
     )

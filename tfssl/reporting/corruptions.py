@@ -19,7 +19,8 @@ import pandas as pd
 
 from tfssl.reporting import corruption_scores as scores
 from tfssl.reporting import marks
-from tfssl.reporting.summaries import Estimate
+from tfssl.reporting.rows import differing_settings
+from tfssl.reporting.summaries import Estimate, GapError
 
 Score = Callable[[scores.Errors, scores.Number], scores.Number]
 """From errors by cell and the clean error to a number, linear in them."""
@@ -104,6 +105,17 @@ class Group:
     def title(self) -> str:
         return f"{self.dataset} {self.split}, {self.evaluator}"
 
+    @functools.cached_property
+    def unlike(self) -> list[str]:
+        """The settings, the model aside, that differ between the rows of a cell."""
+        texts: dict[Any, set[str]] = {}
+        for seeds in self.runs.values():
+            for seed in seeds.values():
+                for cell, row in seed.rows.items():
+                    texts.setdefault(cell, set()).add(row.settings)
+        names = set().union(*map(differing_settings, texts.values()))
+        return sorted(names - {"model"})
+
     @property
     def on_imagenet(self) -> bool:
         """Whether the classes are ImageNet's 1000: not those of Imagenette, say."""
@@ -124,16 +136,26 @@ class Group:
         Over several seeds mean and standard deviation; for one a 95 % interval over the
         examples, each with its own score: an example is in all cells, so that these are
         no independent samples. None if something was not measured.
+
+        Raises:
+          GapError: There is no honest number, though all was measured.
         """
         seeds = self.runs[run]
         pairs = [(seed, None) for seed in seeds.values()]
         if baseline:
             others = self.runs.get(baseline, {})
             pairs = [(seeds[k], others[k]) for k in sorted(seeds.keys() & others)]
-        values = [
-            own.score(score) - (other.score(score) if other else 0)
-            for own, other in pairs
-        ]
+            if not pairs:
+                raise GapError(f"no seed in common with {baseline}")
+        if len({seed.n for pair in pairs for seed in pair if seed}) > 1:
+            raise GapError("measured on different numbers of examples")
+        try:
+            values = [
+                own.score(score) - (other.score(score) if other else 0)
+                for own, other in pairs
+            ]
+        except ZeroDivisionError:
+            raise GapError("the reference has or loses nothing to divide by") from None
         if not values or any(map(math.isnan, values)):
             return None
         n = pairs[0][0].n
@@ -150,14 +172,19 @@ class Group:
 def _interval(
     value: float, own: Seed, other: Seed | None, score: Score
 ) -> tuple[float, float]:
-    """Normal interval of a mean over examples; NaN if their outcomes are not there."""
+    """Normal interval of a mean over examples; NaN if their outcomes are not there.
+
+    Raises:
+      GapError: The examples are not the same.
+    """
     each = own.by_example(score)
     if each is not None and other:
         theirs = other.by_example(score)
-        same = theirs is not None and np.array_equal(
+        if theirs is not None and not np.array_equal(
             own.outcomes["ids"], other.outcomes["ids"]
-        )
-        each = each - theirs if same else None
+        ):
+            raise GapError("measured on different examples")
+        each = each - theirs if theirs is not None else None
     if each is None or not math.isclose(each.mean(), value, abs_tol=1e-9):
         return math.nan, math.nan
     half = 1.959964 * float(np.std(each, ddof=1)) / math.sqrt(len(each))
