@@ -7,9 +7,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from tfssl.reporting import chhipa2023, page, rows
+from tfssl.reporting import chhipa2023, page, rows, tables
 from tfssl.types import UserError
 
 PUBLISHED = Path(__file__).parents[2] / "published" / "chhipa2023.csv"
@@ -70,6 +71,51 @@ def test_nothing_to_answer(tmp_path):
     few = rows.read([PUBLISHED]).query("perturbation != 'fog'")
     with pytest.raises(UserError, match="all 19 corruptions"):
         chhipa2023.write(few, tmp_path / "page.html")
+
+
+def also_measured(metric, evaluator, value, where=None):
+    """The published rows, and as many of another metric."""
+    table = rows.read([PUBLISHED])
+    more = table.query(f"perturbation != 'none' and ({where or 'True'})")
+    more = more.assign(metric=metric, evaluator=evaluator, value=value(more))
+    return pd.concat([table, more])
+
+
+def test_maps_are_told_by_their_evaluator_where_they_were_measured(tmp_path):
+    """Severities that were not are no 0, and runs without corruptions are not there."""
+    measured = [
+        also_measured("cam cosine", name, lambda _, v=value: v, "strength in (1, 5)")
+        for name, value in (("cams_a", 0.25), ("cams_b", 0.75))
+    ]
+    other = measured[0].query("metric == 'cam cosine'").assign(run="another")
+    chhipa2023.write(pd.concat([*measured, other]), tmp_path / "page.html")
+    text = text_of((tmp_path / "page.html").read_text())
+    gaps = " ".join([tables.GAP] * 3)
+    for name, value in (("cams_a", 0.25), ("cams_b", 0.75)):
+        title = f"imagenet2012 test, {name}: cosine of Grad-CAM's maps"
+        table = text.split(title)[1].split("1: the classifier")[0]
+        assert f"chhipa2023_swav {value:.3f} {gaps} {value:.3f}" in table
+        assert "another" not in table
+
+
+def test_titles_are_escaped(tmp_path):
+    table = also_measured("ssim", "imagenet_c", lambda more: -more["strength"])
+    table["run"] = table["run"].str.replace("chhipa2023_byol", "<!--<script>")
+    chhipa2023.write(table, tmp_path / "page.html")
+    source = (tmp_path / "page.html").read_text().split("<body>")[1]
+    assert "Error of &lt;!--&lt;script&gt; against SSIM" in source
+    assert "<!--" not in source
+
+
+def test_runs_that_lack_an_extra_corruption_do_not_hide_others(tmp_path):
+    table = rows.read([PUBLISHED]).query(
+        "run != 'chhipa2023_byol' or perturbation != 'saturate'"
+    )
+    chhipa2023.write(table, tmp_path / "page.html")
+    text = text_of((tmp_path / "page.html").read_text())
+    assert "chhipa2023_simclr: yes" in text
+    assert "chhipa2023_byol: yes" not in text
+    assert "Not measured under all 19: chhipa2023_byol." in text
 
 
 def test_pictures_are_within(tmp_path):

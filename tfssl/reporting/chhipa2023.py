@@ -32,7 +32,8 @@ def write(rows: pd.DataFrame, path: Path) -> None:
     Raises:
       UserError: No run was measured under all 19 corruptions.
     """
-    groups = [g for g in corruptions.groups(rows) if g.corruptions == scores.ALL]
+    found = corruptions.groups(rows)
+    groups = [whole for whole in map(corruptions.of_all, found) if whole]
     if not groups:
         raise UserError(
             "no run was measured under all 19 corruptions at five severities: evaluate"
@@ -44,6 +45,11 @@ def write(rows: pd.DataFrame, path: Path) -> None:
         " percent; 'mean of 19' is what the paper calls mCE. Intervals are over the"
         " images where there is one seed, deviations over seeds where there are more."
     )
+    there = {run for group in groups for run in group.runs}
+    some = rows[(rows["metric"] == "accuracy") & rows["perturbation"].isin(scores.ALL)]
+    absent = [run for run in some["run"].unique() if run not in there]
+    if absent:
+        made.paragraph(f"Not measured under all 19: {', '.join(absent)}.")
     for group in groups:
         _group(made, group, rows)
     made.write(path)
@@ -193,10 +199,10 @@ def _ssim(made: page.Page, group: Group, rows: pd.DataFrame) -> None:
     if not measured:
         made.paragraph("Structural similarity was not measured.")
         return
-    # It is the same for all runs: the images are.
-    ssim = next(iter(measured.values()))
+    # It is the same for all runs of as many examples: the images are.
+    first = next(measured[run] for run in [*group.runs, *measured] if run in measured)
     lines = {
-        name: [ssim.get((name, s)) for s in scores.SEVERITIES] for name in scores.ALL
+        name: [first.get((name, s)) for s in scores.SEVERITIES] for name in scores.ALL
     }
     made.plot(
         page.lines_figure(
@@ -210,12 +216,15 @@ def _ssim(made: page.Page, group: Group, rows: pd.DataFrame) -> None:
         made.picture(panels.similarity(shown), "SSIM of one image, by severity.")
     result = []
     for run in group.runs:
-        errors = _errors(group, run)
+        errors, ssim = _errors(group, run), measured.get(run, first)
         shared = [cell for cell in errors if cell in ssim]
-        rank = stats.spearmanr(
-            [ssim[cell] for cell in shared], [errors[cell] for cell in shared]
-        )
-        result.append([run, f"{rank.statistic:+.2f}", str(len(shared))])
+        rank = math.nan
+        if len({errors[cell] for cell in shared}) > 1:
+            rank = stats.spearmanr(
+                [ssim[cell] for cell in shared], [errors[cell] for cell in shared]
+            ).statistic
+        rho = tables.GAP if math.isnan(rank) else f"{rank:+.2f}"
+        result.append([run, rho, str(len(shared))])
         labels = [f"{name}, {severity}" for name, severity in shared]
         made.plot(
             page.points(
@@ -237,31 +246,51 @@ def _ssim(made: page.Page, group: Group, rows: pd.DataFrame) -> None:
 
 
 def _cam(made: page.Page, group: Group, rows: pd.DataFrame) -> None:
-    measured = _cells(rows, group, "cam cosine")
-    if not measured:
+    here = _here(rows, group)
+    here = here[here["run"].isin(group.runs)]
+    evaluators = sorted(here["evaluator"][here["metric"] == "cam cosine"].unique())
+    if not evaluators:
         made.paragraph("Grad-CAM was not measured.")
-        return
+    for evaluator in evaluators:
+        its = here[here["evaluator"] == evaluator]
+        _likeness(made, group, evaluator, _cells(its, group, "cam cosine"))
+
+
+def _mean_at(cells: dict[tuple[str, int], float], severity: int) -> float | None:
+    """The mean over the corruptions that were measured; None if none was."""
+    values = [value for (_, s), value in cells.items() if s == severity]
+    return sum(values) / len(values) if values else None
+
+
+def _likeness(
+    made: page.Page,
+    group: Group,
+    evaluator: str,
+    measured: dict[str, dict[tuple[str, int], float]],
+) -> None:
+    """What one evaluator measured, whichever corruptions it had: its name says it."""
     lines = {
-        run: [
-            sum(cells[c, s] for c in scores.ALL if (c, s) in cells)
-            / max(1, sum((c, s) in cells for c in scores.ALL))
-            for s in scores.SEVERITIES
-        ]
-        for run, cells in measured.items()
+        run: [_mean_at(measured[run], s) for s in scores.SEVERITIES]
+        for run in group.runs
+        if run in measured
     }
     made.plot(
         page.lines_figure(
             scores.SEVERITIES,
             lines,
-            "Cosine of Grad-CAM's maps, clean and corrupted: mean over corruptions",
+            f"{evaluator}: cosine of Grad-CAM's maps, mean over corruptions",
             "severity",
         )
     )
     made.table(
         Table(
-            f"{group.title}: cosine of Grad-CAM's maps of clean and corrupted images",
+            f"{group.dataset} {group.split}, {evaluator}: cosine of Grad-CAM's maps of"
+            " clean and corrupted images",
             ["run", *map(str, scores.SEVERITIES)],
-            [[run, *(f"{x:.3f}" for x in line)] for run, line in lines.items()],
+            [
+                [run, *(tables.GAP if x is None else f"{x:.3f}" for x in line)]
+                for run, line in lines.items()
+            ],
             ["1: the classifier looks at the same place. Means over corruptions."],
         )
     )

@@ -229,6 +229,17 @@ def _seed(group: pd.DataFrame) -> Seed | None:
     return Seed(errors, clean, rows, int(next(iter(rows.values())).n))
 
 
+def of_all(group: Group) -> Group | None:
+    """The runs that were measured under all 19, whatever others lack, if any were."""
+    runs = {
+        run: seeds
+        for run, seeds in group.runs.items()
+        if all((c, 1) in seed.errors for seed in seeds.values() for c in scores.EXTRA)
+    }
+    whole = dataclasses.replace(group, runs=runs, corruptions=scores.ALL)
+    return whole if runs else None
+
+
 def without(rows: pd.DataFrame, found: list[Group]) -> pd.DataFrame:
     """The rows but those whose numbers are in a group: it has their tables."""
     cells = ["dataset", "split", "evaluator", "run", "seed", "perturbation"]

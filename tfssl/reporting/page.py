@@ -149,7 +149,7 @@ def lines_figure(
             marker={"symbol": index % 20},
             error_y={"array": list(bars[name])} if bars else None,
         )
-    figure.update_layout(title=title)
+    figure.update_layout(title=html.escape(title))
     figure.update_xaxes(title=x_title, tickvals=list(x))
     return figure
 
@@ -171,7 +171,7 @@ def points(
         marker={"color": COLORS[0]},
         hovertemplate="%{text}: %{x:.3f}, %{y:.1f}<extra></extra>",
     )
-    figure.update_layout(title=title, showlegend=False)
+    figure.update_layout(title=html.escape(title), showlegend=False)
     figure.update_xaxes(title=axes[0])
     figure.update_yaxes(title=axes[1])
     return figure
