@@ -310,3 +310,13 @@ def test_a_baseline_that_nothing_can_be_divided_by(error, lacking, tmp_path):
     (relative,) = corruption_tables.relative(group, "same")
     reason = "the reference has or loses nothing to divide by"
     assert relative.gaps["ours", reason] == lacking
+
+
+def test_a_baseline_of_which_only_corruptions_are_known(tmp_path):
+    for run in ("ours", "theirs"):
+        measured(tmp_path / "runs" / run, run, leave_out=[("none", 0)])
+    report.write([tmp_path / "runs"], tmp_path / "out", "theirs")
+    text = (tmp_path / "out" / "corruptions-differences.md").read_text()
+    assert "error minus that of theirs" in text
+    with pytest.raises(UserError, match="no run is called other: there are ours, the"):
+        report.write([tmp_path / "runs"], tmp_path / "out", "other")

@@ -21,6 +21,7 @@ from tfssl.reporting import (
     summaries,
     tables,
 )
+from tfssl.types import UserError
 
 PRESETS = {"chhipa2023": chhipa2023.write}
 """Pages that answer the questions of a paper: `write(rows, path)`."""
@@ -52,7 +53,16 @@ def write(
     others = panels.without(corruptions.without(measured, corrupted))
     kinds = {"table": summaries.summarise(others)}
     if baseline:
-        kinds["differences"] = differences.differences(others, baseline)
+        names = measured["run"].unique()
+        if baseline not in names:
+            raise UserError(
+                f"no run is called {baseline}: there are {', '.join(names)}"
+            )
+        # It may have errors under corruptions and nothing else.
+        beside = baseline in set(others["run"])
+        kinds["differences"] = (
+            differences.differences(others, baseline) if beside else []
+        )
     if corrupted:
         kinds["corruptions"] = [
             summary
