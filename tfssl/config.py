@@ -56,15 +56,9 @@ def parse(files: Sequence[str | os.PathLike], params: Sequence[str] = ()) -> Non
         not set, a value is not of the type that its parameter is annotated with, or the
         syntax is wrong.
     """
-    gin.clear_config()
-    gin.add_config_file_search_path(str(gin_dir()))
-    # Gin's other reader looks includes up as resources of Python packages, and fails
-    # where any folder on sys.path is called like the first folder of an include.
-    gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
-    paths = [str(find(file)) for file in files]
     with _one_line_errors():
-        gin.parse_config_files_and_bindings(paths, [], finalize_config=False)
-        known = _macros_set() | {name for name, _ in _references("gin.macro")}
+        _read(files)
+        known = _macros_named()
         for param in params:
             macro = re.fullmatch(r"\s*(\w+)\s*=.*", param, re.DOTALL)
             if macro and macro[1] not in known:
@@ -83,9 +77,17 @@ def parse(files: Sequence[str | os.PathLike], params: Sequence[str] = ()) -> Non
         gin.finalize()
 
 
-def sets(macro: str) -> bool:
-    """Whether the configuration in force sets a macro."""
-    return macro in _macros_set()
+def files_name(files: Sequence[str | os.PathLike], macro: str) -> bool:
+    """Whether gin files set a macro or use it, whatever they leave to bindings.
+
+    Raises:
+      UserError: As `parse`, of the files. No configuration is in force after it.
+    """
+    with _one_line_errors():
+        _read(files)
+        found = macro in _macros_named()
+        gin.clear_config()
+    return found
 
 
 def text() -> str:
@@ -115,8 +117,23 @@ def differences(old: str, new: str) -> list[str]:
     return [re.sub(r"\s+", " ", line) for line in diff if line[0] in "-+"]
 
 
+def _read(files: Sequence[str | os.PathLike]) -> None:
+    """Reads gin files, and nothing of what was read before."""
+    gin.clear_config()
+    gin.add_config_file_search_path(str(gin_dir()))
+    # Gin's other reader looks includes up as resources of Python packages, and fails
+    # where any folder on sys.path is called like the first folder of an include.
+    gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
+    paths = [str(find(file)) for file in files]
+    gin.parse_config_files_and_bindings(paths, [], finalize_config=False)
+
+
 def _macros_set() -> set[str]:
     return {scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"}
+
+
+def _macros_named() -> set[str]:
+    return _macros_set() | {name for name, _ in _references("gin.macro")}
 
 
 def _references(selector: str | None = None) -> Iterator[tuple[str, str]]:

@@ -128,6 +128,29 @@ def test_default_is_the_ball_of_training(call, data_file, model_path, tmp_path, 
     assert names == {"clean", "pgd20_l2"}
 
 
+def test_what_a_file_asks_for_may_come_as_a_parameter(
+    call, data_file, model_path, tmp_path
+):
+    """As the folder of CIFAR-10-C does."""
+    evaluation = tmp_path / "fgsm.gin"
+    evaluation.write_text(
+        "include 'evaluation/fgsm_linf.gin'\n"
+        "EPSILONS = %gin.REQUIRED\n"
+        "fgsm_linf/AttackCurve.epsilons = %EPSILONS\n"
+    )
+    arguments = {
+        "model": str(model_path),
+        "run_dir": str(tmp_path / "run"),
+        "gin_file": [data_file, str(evaluation)],
+    }
+    with pytest.raises(UserError, match="EPSILONS is not set"):
+        call(**arguments)
+    call(**arguments, gin_param=["EPSILONS = ['0']"])
+    # Nor is an evaluation taken that was not asked for.
+    (cell,) = (tmp_path / "run" / "results" / "fgsm_linf").glob("*.json")
+    assert cell.name == "epsilon_0.0.json"
+
+
 def test_what_is_missing_is_said(call, data_file, model_path, tmp_path):
     with pytest.raises(UserError, match="--run_dir is missing"):
         call(run_dir=None)

@@ -68,8 +68,7 @@ def main() -> None:
     from tfssl.evaluation import results
     from tfssl.evaluation.evaluate import evaluate
 
-    config.parse(gin_files)
-    if not config.sets("EVALUATORS"):
+    if not config.files_name(gin_files, "EVALUATORS"):
         norm = manifest.read(run_dir).get("norm") or "linf"
         gin_files.append(f"evaluation/pgd20_{norm}.gin")
     config.parse(gin_files, app.GIN_PARAM.value)
