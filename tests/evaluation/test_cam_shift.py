@@ -2,11 +2,14 @@
 
 import keras
 import numpy as np
+import pytest
 from fake_columns import Moved, Spots
 
 from tfssl.evaluation.cam_shift import CamShift
 from tfssl.evaluation.classifier import Classifier
+from tfssl.evaluation.panels import Panels
 from tfssl.evaluation.subject import Subject
+from tfssl.types import UserError
 
 
 def test_likeness_of_maps_that_are_known():
@@ -32,3 +35,13 @@ def test_likeness_of_maps_that_are_known():
     dense.set_weights([-np.ones([2, 4], np.float32)])
     found = evaluator.measure(evaluator.cells()[2], subject, {})
     np.testing.assert_array_equal(found["value"], np.ones(8))
+
+
+@pytest.mark.parametrize("evaluator", [CamShift, Panels])
+def test_a_model_without_a_features_map_is_refused_in_one_line(evaluator):
+    image = keras.Input((4, 4, 1))
+    model = keras.Model(image, keras.layers.Dense(4)(keras.layers.Flatten()(image)))
+    evaluator = evaluator([Moved()], "moves", [1])
+    subject = Subject(Classifier(model), Spots(), "test", 4, 0)
+    with pytest.raises(UserError, match="has no layer called features_map"):
+        evaluator.measure(evaluator.cells()[0], subject, {})

@@ -98,7 +98,8 @@ class CamShift(OverCorruptions):
             self._clean = known = (subject, ids, tf.constant(maps[order]))
         return known[1:]
 
-    @tf.function(reduce_retracing=True)
+    # AutoGraph would hide a UserError.
+    @tf.function(reduce_retracing=True, autograph=False)
     def _likeness(
         self,
         classifier: Classifier,

@@ -97,7 +97,8 @@ class Panels(OverCorruptions):
         except UserError:  # No model of that kind.
             return None
 
-    @tf.function(reduce_retracing=True)
+    # AutoGraph would hide a UserError.
+    @tf.function(reduce_retracing=True, autograph=False)
     def _kept(
         self,
         classifier: Classifier,
