@@ -101,12 +101,11 @@ def main(argv: list[str]) -> None:
     config.parse(["corruptions/imagenet.gin"], ["load.corruptions = %CORRUPTIONS"])
     classifier = Classifier.load(MODEL.value)
     batch = first_images(EXAMPLES.value)
+    corruptions = {corruption.name: corruption for corruption in load()}
     rows = []
-    for corruption in load():
-        if NAMES.value and corruption.name not in NAMES.value:
-            continue
+    for name in NAMES.value or corruptions:
         for severity in SEVERITIES:
-            rows.append(compare(corruption, severity, batch, classifier))
+            rows.append(compare(corruptions[name], severity, batch, classifier))
             shown = [
                 f"{v:.4g}" if isinstance(v, float) else str(v)
                 for v in rows[-1].values()

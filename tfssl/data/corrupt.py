@@ -69,6 +69,7 @@ def corrupt(
         )
     if not severities or not set(severities) <= {1, 2, 3, 4, 5}:
         raise UserError(f"corrupt.severities are from 1 to 5, not {severities!r}")
+    only = [only] if isinstance(only, str) else only
     known = {corruption.name: corruption for corruption in corruptions}
     unknown = [c for c in only or () if c not in known]
     if unknown:

@@ -218,12 +218,15 @@ def marks_of(row: Row, marks: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def table(rows: Sequence[Row], marks: dict[str, dict[str, Any]] | None = None) -> str:
-    """Rows as text, one line each; marks as numbers and notes."""
+    """Rows as text, one line each; marks as numbers and notes.
+
+    Those of the metric 'panel' are left out: they are pictures.
+    """
     several = len({row.dataset for row in rows}) > 1
     header = ("evaluator", "perturbation", "strength", "metric", "value")
     lines = [(*header, "95 % interval", "n", "marks")]
     notes: dict[tuple[str, str], int] = {}
-    for row in rows:
+    for row in (row for row in rows if row.metric != "panel"):
         found = marks_of(row, marks or {}).items()
         numbers = sorted(notes.setdefault(mark, len(notes) + 1) for mark in found)
         lines.append(

@@ -210,7 +210,7 @@ class Subject:
         bar = tqdm.tqdm(
             self._batches(np.isin(self.ids, left)) if len(left) else (),
             desc=label,
-            total=-(-len(left) // self._batch_size),
+            total=-(-len(left) // self._examples_at_once),
             leave=False,
             disable=None if label else True,  # None: on a terminal only.
         )
@@ -262,10 +262,16 @@ class Subject:
         batch = next(batches.as_numpy_iterator())
         return {name: value[batch["id"] >= 0] for name, value in batch.items()}
 
+    @property
+    def _examples_at_once(self) -> int:
+        """Few examples need no batch that is filled up with padding."""
+        devices = distribute.replicas()
+        return min(self._batch_size, -(-len(self.ids) // devices) * devices)
+
     def _batches(self, keep: np.ndarray) -> Any:
         return self._strategy.experimental_distribute_dataset(
             self.dataset.eval_batches(
-                self.split, self._batch_size, self._seed, keep=self._whole(keep)
+                self.split, self._examples_at_once, self._seed, keep=self._whole(keep)
             )
         )
 

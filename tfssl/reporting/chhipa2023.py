@@ -121,8 +121,12 @@ def _rises(group: Group, run: str) -> str:
 
 def _lost(group: Group) -> Table:
     """How many points more are wrong than of clean images, by severity."""
-    rows = []
-    for run in group.runs:
+    rows, doubts = [], {}
+    for run, seeds in group.runs.items():
+        for row in (
+            seed.rows["clean"] for seed in seeds.values() if "clean" in seed.rows
+        ):
+            doubts |= dict.fromkeys(mark.sentence for mark in row.marks)
         errors, clean = _errors(group, run), _clean(group, run)
         lost = [
             scores.mean_error(errors, severities=[s]) - clean for s in scores.SEVERITIES
@@ -133,7 +137,7 @@ def _lost(group: Group) -> Table:
         f"{group.title}: error, mean of 19, minus clean error (percentage points)",
         ["run", *map(str, scores.SEVERITIES)],
         rows,
-        ["Means over seeds."],
+        ["Means over seeds.", *(f"In doubt: {doubt}." for doubt in doubts)],
     )
 
 

@@ -252,3 +252,39 @@ def without(rows: pd.DataFrame, found: list[Group]) -> pd.DataFrame:
     }
     there = pd.MultiIndex.from_frame(rows[cells]).isin(grouped)
     return rows[~(there & (rows["metric"] == "accuracy"))]
+
+
+def averaged(rows: pd.DataFrame) -> pd.DataFrame:
+    """With the means over corruptions in place of what they are means of.
+
+    Of metrics other than accuracy, such as SSIM: a row for each severity, whose
+    perturbation is called 'mean of 19', or 'mean of 15' where not all of the extra ones
+    were measured. It has no interval. Other rows are left as they are.
+    """
+    keys = ["run", "seed", "dataset", "split", "evaluator", "strength", "metric"]
+    of_corruptions = rows["perturbation"].isin(scores.ALL)
+    of_corruptions &= rows["metric"] != "accuracy"
+    means, gone = [], []
+    for _, cells in rows[of_corruptions].groupby(keys, sort=False):
+        there = set(cells["perturbation"])
+        if not there.issuperset(scores.BENCHMARK):
+            continue
+        if there != set(scores.ALL):
+            cells = cells[cells["perturbation"].isin(scores.BENCHMARK)]
+        gone += cells.index.tolist()
+        row = cells.iloc[0].to_dict()
+        row |= {"perturbation": f"mean of {len(cells)}", "value": cells["value"].mean()}
+        row |= {"low": math.nan, "high": math.nan, "cell": ""}
+        row["settings"] = _common(cells["settings"])
+        row["marks"] = frozenset().union(*cells["marks"])
+        means.append(row)
+    if not means:
+        return rows
+    return pd.concat([rows.drop(gone), pd.DataFrame(means)], ignore_index=True)
+
+
+def _common(settings: pd.Series) -> str:
+    """What is the same in all settings, as JSON."""
+    first, *others = map(json.loads, settings)
+    same = {k: v for k, v in first.items() if all(o.get(k) == v for o in others)}
+    return json.dumps(same, sort_keys=True)

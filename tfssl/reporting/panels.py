@@ -31,9 +31,10 @@ def read(rows: pd.DataFrame, run: str) -> dict[str, Cells]:
 
     Args:
       rows: As from `rows.read`, of one data set and split.
-      run: Its name.
+      run: Its name. Of several evaluators that kept pictures it is the first.
     """
     its = rows[(rows["metric"] == METRIC) & (rows["run"] == run)]
+    its = its[its["evaluator"] == its["evaluator"].min()]
     found: dict[str, dict[float, dict[str, np.ndarray]]] = {}
     for row in its[its["seed"] == its["seed"].min()].itertuples():
         path = Path(row.run_dir, row.cell).with_suffix(".npz")

@@ -51,6 +51,7 @@ def write(
     measured = rows.read(folders)
     corrupted = corruptions.groups(measured)
     others = panels.without(corruptions.without(measured, corrupted))
+    others = corruptions.averaged(others)
     kinds = {"table": summaries.summarise(others)}
     if baseline:
         names = measured["run"].unique()
@@ -85,8 +86,6 @@ def write(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "rows.csv", rows.to_csv(measured))
-    if preset:
-        PRESETS[preset](measured, out / f"{preset}.html")
     text = []
     for kind, found in kinds.items():
         pages = [tables.table(summary) for summary in found]
@@ -101,6 +100,8 @@ def write(
             # A single strength makes no curve.
             if len(summary.strengths) > 1 and summary.listed:
                 plots.save(summary, out / _picture(kind, summary))
+    if preset:
+        PRESETS[preset](measured, out / f"{preset}.html")
     return "\n".join(text)
 
 

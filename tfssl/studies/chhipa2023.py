@@ -22,8 +22,8 @@ EVALUATION = "papers/chhipa2023/evaluation_cifar10.gin"
 TINY = ["papers/chhipa2023/scale_tiny.gin"]
 TINY_LINEAR = ["Dataset.num_examples=500", "EPOCHS=2", "BATCH_SIZE=50"]
 SMALL_LINEAR = ["Dataset.num_examples=20000", "EPOCHS=10"]
-# In 8 epochs these two learn next to nothing.
-LONGER = {"simsiam": "simsiam_20", "dino": "dino_20"}
+# In 8 epochs it learns next to nothing.
+LONGER = {"simsiam": "simsiam_20"}
 LONGER_PARAMS = ["EPOCHS=20", "BATCH_SIZE=64"]
 VIT = ["models/vit_tiny_p4.gin", "optimizers/adamw.gin"]
 
@@ -64,10 +64,7 @@ def _small() -> list[Variant]:
     last = ssl_methods.SMALL
     starts = [ssl_methods.untrained(last)]
     for method in METHODS:
-        params = list(ssl_methods.SMALL_PARAMS.get(method, ()))
-        if method in LONGER:
-            params += LONGER_PARAMS
-        start = ssl_methods.pretrained(method, last, params)
+        start = ssl_methods.small(method, LONGER_PARAMS if method in LONGER else ())
         starts.append(dataclasses.replace(start, name=LONGER.get(method, method)))
     return [
         _supervised(last=last),

@@ -37,7 +37,9 @@ SMALL = ["scales/ssl_small.gin"]
 # 2 % of a kernel until it is over. SwAV and DINO would end on the uniform prediction.
 # SwAV's authors advise sharper codes and fewer prototypes then; it has no queue here,
 # as embeddings change fast. The outputs of DINO's head as it is initialised are even
-# (their standard deviation is 1 / sqrt(bottleneck)), and do not sharpen in time.
+# (their standard deviation is 1 / sqrt(bottleneck)), and do not sharpen in time; with
+# LARS it learns next to nothing even then.
+SMALL_FILES = {"dino": ["optimizers/adamw.gin"]}
 SMALL_PARAMS = {
     "moco_v2": ["MoCoV2.queue=4096"],
     "dino": [
@@ -47,7 +49,8 @@ SMALL_PARAMS = {
         "DINO.bottleneck=64",
         "DINO.out=1024",
         "DINO.teacher_temperature=0.04",
-        "LEARNING_RATE=0.01",
+        "LEARNING_RATE=2e-3",
+        "WEIGHT_DECAY=1e-4",
     ],
     "barlow_twins": ["LEARNING_RATE=0.01"],
     "swav": [
@@ -86,6 +89,12 @@ def pretrained(
     return Variant(name=method, baseline=BASELINE, files=files, params=params)
 
 
+def small(method: str, params: Sequence[str] = ()) -> Variant:
+    """`pretrained` at small scale, with the settings that a method needs there."""
+    files = [*SMALL, *SMALL_FILES.get(method, ())]
+    return pretrained(method, files, [*SMALL_PARAMS.get(method, ()), *params])
+
+
 def untrained(last: Sequence[str] = ()) -> Variant:
     """The network as initialised, the baseline.
 
@@ -95,7 +104,16 @@ def untrained(last: Sequence[str] = ()) -> Variant:
     return Variant(BASELINE, BASELINE, [*SUPERVISED, *last], ["EPOCHS=0"])
 
 
-def _variants(last: Sequence[str], own: dict[str, list[str]]) -> list[Variant]:
+def _variants(
+    last: Sequence[str], own: dict[str, list[str]], methods: Sequence[Variant]
+) -> list[Variant]:
+    """All rows.
+
+    Args:
+      last: Gin files that what is not one of `methods` reads last.
+      own: Gin bindings of these, by name.
+      methods: Those of `RECIPES`.
+    """
     return [
         untrained(last),
         Variant(
@@ -108,7 +126,7 @@ def _variants(last: Sequence[str], own: dict[str, list[str]]) -> list[Variant]:
             )
             for task, params in TASKS.items()
         ),
-        *(pretrained(method, last, own.get(method, ())) for method in RECIPES),
+        *methods,
     ]
 
 
@@ -116,11 +134,11 @@ STUDY = Study(
     summary="features of each SSL method, by nearest neighbours and linearly",
     scales={
         "small": Scale(
-            variants=_variants(SMALL, SMALL_PARAMS),
+            variants=_variants(SMALL, {}, [small(m) for m in RECIPES]),
             evaluation="evaluation/probes.gin",
         ),
         "full": Scale(
-            variants=_variants((), FULL_PARAMS),
+            variants=_variants((), FULL_PARAMS, [pretrained(m) for m in RECIPES]),
             evaluation="evaluation/probes.gin",
             seeds=3,
         ),
