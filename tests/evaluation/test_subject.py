@@ -32,3 +32,18 @@ def test_the_journal_is_made_only_when_it_is_due(
     assert joined == [69, 138, 207, 230]
     kept = journal.Journal(path, "key").read()
     np.testing.assert_array_equal(kept["image"], dataset.image[:207])
+
+
+def test_few_examples_make_small_batches(make_model, dataset):
+    """But no smaller ones than asked for on another split."""
+    sizes = []
+
+    def look(classifier, batch):
+        sizes.append(len(batch["id"]))
+        return {"image": batch["image"]}
+
+    few = subject.Subject(Classifier(make_model()), dataset, "test", 100, 0).first(3)
+    found = few.map(look, eager=True)
+    np.testing.assert_array_equal(found["image"], dataset.image[:3])
+    few.on("train").map(look, eager=True)
+    assert sizes == [3, 100, 100, 100]
