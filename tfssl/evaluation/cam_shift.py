@@ -120,5 +120,6 @@ class CamShift(OverCorruptions):
         }
 
 
+@tf.autograph.experimental.do_not_convert  # It would hide a UserError.
 def _map(classifier: Classifier, batch: Batch) -> dict[str, tf.Tensor]:
     return {"map": cam.maps(classifier.model, batch["image"], batch["label"])}
