@@ -92,13 +92,23 @@ class CamShift(OverCorruptions):
             or known[0].classifier is not subject.classifier
             or not np.array_equal(known[0].ids, subject.ids)
         ):
-            maps = subject.map(_map, label=f"{self.name} clean")["map"]
+
+            def mapped(classifier: Classifier, batch: Batch) -> dict[str, tf.Tensor]:
+                return {"map": self._map(classifier, batch["image"], batch["label"])}
+
+            maps = subject.map(mapped, eager=True, label=f"{self.name} clean")["map"]
             order = np.argsort(subject.ids)
             ids = tf.constant(subject.ids[order], tf.int64)
             self._clean = known = (subject, ids, tf.constant(maps[order]))
         return known[1:]
 
     # AutoGraph would hide a UserError.
+    @tf.function(reduce_retracing=True, autograph=False)
+    def _map(
+        self, classifier: Classifier, image: tf.Tensor, label: tf.Tensor
+    ) -> tf.Tensor:
+        return cam.maps(classifier.model, image, label)
+
     @tf.function(reduce_retracing=True, autograph=False)
     def _likeness(
         self,
@@ -118,8 +128,3 @@ class CamShift(OverCorruptions):
                 ("overlap", map_similarity.top_overlap(one, other)),
             )
         }
-
-
-@tf.autograph.experimental.do_not_convert  # It would hide a UserError.
-def _map(classifier: Classifier, batch: Batch) -> dict[str, tf.Tensor]:
-    return {"map": cam.maps(classifier.model, batch["image"], batch["label"])}
