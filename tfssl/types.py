@@ -40,6 +40,9 @@ every iterate that has not, whatever their losses.
 BALLS = ("linf", "l2")
 """The perturbations that an attack searches, in a ball; other ones are given."""
 
+PANEL = "panel"
+"""The metric of cells that are pictures for a report, and no numbers."""
+
 
 class UserError(ValueError):
     """Something the user can mend. Programs print its one line and exit with 1."""

@@ -35,6 +35,7 @@ def test_answers_about_the_published_numbers(written):
     assert "chhipa2023_simclr: yes" in text
     assert "59.3 < 69.6 < 77.1 < 84.3 < 89.6" in text
     assert "chhipa2023_simclr +26.2" in text
+    assert "In doubt: the clean accuracy is the one published with the" in text
     # Q3: blur by the benchmark's own groups, whatever the figures say.
     assert "chhipa2023_swav blur 80.5 noise 75.3" in text
     # Q4: the three, at the same severity, for each method.

@@ -17,7 +17,7 @@ from tfssl.evaluation.evaluators import Cell, Outcome
 from tfssl.evaluation.results import describe
 from tfssl.evaluation.subject import Subject
 from tfssl.evaluation.trial import correct
-from tfssl.types import Batch, UserError
+from tfssl.types import PANEL, Batch, UserError
 
 
 @gin.register(module="tfssl.evaluation")
@@ -69,7 +69,7 @@ class Panels(OverCorruptions):
                 name,
                 float(severity),
                 settings | {"corruption": corruption},
-                "panel",
+                PANEL,
                 self.examples,
             )
             for name, severity, corruption in grid

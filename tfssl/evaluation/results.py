@@ -28,7 +28,7 @@ import numpy as np
 from absl import logging
 
 from tfssl import files
-from tfssl.types import BALLS, Row, UserError
+from tfssl.types import BALLS, PANEL, Row, UserError
 
 EVERY_ATTACK = "*"
 """Among those that a mark is about: all evaluators, wherever they attack."""
@@ -220,13 +220,13 @@ def marks_of(row: Row, marks: dict[str, dict[str, Any]]) -> dict[str, str]:
 def table(rows: Sequence[Row], marks: dict[str, dict[str, Any]] | None = None) -> str:
     """Rows as text, one line each; marks as numbers and notes.
 
-    Those of the metric 'panel' are left out: they are pictures.
+    Pictures (`types.PANEL`) are left out.
     """
     several = len({row.dataset for row in rows}) > 1
     header = ("evaluator", "perturbation", "strength", "metric", "value")
     lines = [(*header, "95 % interval", "n", "marks")]
     notes: dict[tuple[str, str], int] = {}
-    for row in (row for row in rows if row.metric != "panel"):
+    for row in (row for row in rows if row.metric != PANEL):
         found = marks_of(row, marks or {}).items()
         numbers = sorted(notes.setdefault(mark, len(notes) + 1) for mark in found)
         lines.append(

@@ -113,20 +113,20 @@ def _clean(group: Group, run: str) -> float:
 def _rises(group: Group, run: str) -> str:
     errors = _errors(group, run)
     means = [scores.mean_error(errors, severities=[s]) for s in scores.SEVERITIES]
-    steps = " < ".join(f"{100 * mean:.1f}" for mean in means)
+    steps = [f"{100 * mean:.1f}" for mean in means]
     if means != sorted(means):
-        return f"{run}: no, {steps.replace(' < ', ', ')}."
-    return f"{run}: yes, in the mean over the 19 corruptions: {steps}."
+        return f"{run}: no, {', '.join(steps)}."
+    return f"{run}: yes, in the mean over the 19 corruptions: {' < '.join(steps)}."
 
 
 def _lost(group: Group) -> Table:
     """How many points more are wrong than of clean images, by severity."""
     rows, doubts = [], {}
     for run, seeds in group.runs.items():
-        for row in (
-            seed.rows["clean"] for seed in seeds.values() if "clean" in seed.rows
-        ):
-            doubts |= dict.fromkeys(mark.sentence for mark in row.marks)
+        for seed in seeds.values():
+            if "clean" in seed.rows:
+                marks = seed.rows["clean"].marks
+                doubts |= dict.fromkeys(sorted(mark.sentence for mark in marks))
         errors, clean = _errors(group, run), _clean(group, run)
         lost = [
             scores.mean_error(errors, severities=[s]) - clean for s in scores.SEVERITIES

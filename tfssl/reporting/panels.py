@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib import image as images
 from matplotlib.figure import Figure
 
-METRIC = "panel"
+from tfssl import types
 
 _SIDE = 96  # Pixels of an image in a panel, about.
 _RIGHT, _WRONG = (0, 150, 70), (200, 30, 30)
@@ -23,7 +23,7 @@ Cells = Mapping[float, Mapping[str, np.ndarray]]
 
 def without(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows as from `rows.read`, but for those that are pictures."""
-    return rows[rows["metric"] != METRIC]
+    return rows[rows["metric"] != types.PANEL]
 
 
 def read(rows: pd.DataFrame, run: str) -> dict[str, Cells]:
@@ -33,7 +33,7 @@ def read(rows: pd.DataFrame, run: str) -> dict[str, Cells]:
       rows: As from `rows.read`, of one data set and split.
       run: Its name. Of several evaluators that kept pictures it is the first.
     """
-    its = rows[(rows["metric"] == METRIC) & (rows["run"] == run)]
+    its = rows[(rows["metric"] == types.PANEL) & (rows["run"] == run)]
     its = its[its["evaluator"] == its["evaluator"].min()]
     found: dict[str, dict[float, dict[str, np.ndarray]]] = {}
     for row in its[its["seed"] == its["seed"].min()].itertuples():
