@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As in tfssl.cli.app.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import importlib.util  # noqa: F401  gin 0.5.0 uses it without importing it

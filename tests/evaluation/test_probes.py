@@ -10,13 +10,14 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from tfssl.evaluation import knn, linear_probe
+from tfssl.evaluation import knn, logistic
 from tfssl.evaluation.evaluate import evaluate
 from tfssl.evaluation.evaluators import AttackCurve, Clean
 from tfssl.evaluation.gates import GateError
 from tfssl.evaluation.intervals import wilson
 from tfssl.evaluation.knn import KNN
 from tfssl.evaluation.linear_probe import LinearProbe
+from tfssl.evaluation.logistic_head import LogisticHead
 from tfssl.evaluation.validation import Validation
 from tfssl.types import UserError
 
@@ -140,7 +141,7 @@ def test_fit_of_two_points_in_closed_form():
     """Of x = -1 and 1 with W = [[-a, a], [b, b]], the minimum solves
     l2 a (1 + exp(2 a)) = 1."""
     inputs, labels = np.array([[-1.0, 1], [1, 1]]), np.array([0, 1])
-    weights = linear_probe.fit(inputs, labels, 0.1, np.zeros((2, 2)))
+    weights = logistic.fit(inputs, labels, 0.1, np.zeros((2, 2)))
     a = weights[0, 1]
     assert weights[0, 0] == pytest.approx(-a, abs=1e-5)
     assert weights[1, 0] == pytest.approx(weights[1, 1], abs=1e-5)
@@ -153,7 +154,7 @@ def test_the_gradient_vanishes_wherever_the_fit_starts():
     labels = rng.integers(0, 4, 70)
     found = []
     for start in (np.zeros((6, 4)), rng.normal(size=(6, 4))):
-        weights = linear_probe.fit(inputs, labels, 0.01, start)
+        weights = logistic.fit(inputs, labels, 0.01, start)
         odds = np.exp(inputs @ weights)
         error = odds / odds.sum(axis=1, keepdims=True) - np.eye(4)[labels]
         gradient = inputs.T @ error / 70 + 0.01 * np.r_[weights[:5], np.zeros((1, 4))]
@@ -163,16 +164,16 @@ def test_the_gradient_vanishes_wherever_the_fit_starts():
 
 
 def test_no_number_without_convergence(monkeypatch):
-    monkeypatch.setattr(linear_probe, "_STEPS", 2)
+    monkeypatch.setattr(logistic, "_STEPS", 2)
     inputs = np.c_[np.random.default_rng(0).normal(size=(30, 4)), np.ones(30)]
     with pytest.raises(GateError, match="did not converge in 2 steps"):
-        linear_probe.fit(inputs, np.arange(30) % 3, 1e-4, np.zeros((5, 3)))
+        logistic.fit(inputs, np.arange(30) % 3, 1e-4, np.zeros((5, 3)))
 
 
 def test_no_number_of_nan():
     inputs = np.array([[np.nan, 1], [1, 1]])
     with pytest.raises(GateError, match="did not converge"):
-        linear_probe.fit(inputs, np.array([0, 1]), 0.1, np.zeros((2, 2)))
+        logistic.fit(inputs, np.array([0, 1]), 0.1, np.zeros((2, 2)))
 
 
 def test_separable_classes_are_separated():
@@ -180,8 +181,8 @@ def test_separable_classes_are_separated():
     labels = np.arange(60) % 3
     inputs = centres[labels] + np.random.default_rng(0).uniform(-1, 1, (60, 2))
     inputs = np.c_[inputs, np.ones(60)]
-    weights = linear_probe.fit(inputs, labels, 1e-5, np.zeros((3, 3)))
-    np.testing.assert_array_equal(linear_probe.classify(inputs, weights), labels)
+    weights = logistic.fit(inputs, labels, 1e-5, np.zeros((3, 3)))
+    np.testing.assert_array_equal(logistic.classify(inputs[:, :2], weights), labels)
 
 
 def test_linear_probe_is_scikit_learns(splits, encoder_path, tmp_path):
@@ -205,6 +206,26 @@ def test_linear_probe_is_scikit_learns(splits, encoder_path, tmp_path):
         np.testing.assert_array_equal(arrays["correct"], expected)
         assert set(arrays["l2"]) == {chosen}
     assert 0.5 < row.value < 1
+
+
+def test_logistic_head_is_what_the_probe_measures(splits, encoder_path, tmp_path):
+    (row,) = evaluate(tmp_path, encoder_path, splits, [LinearProbe()], batch_size=64)
+    with np.load(tmp_path / "results/linear/linear.npz") as arrays:
+        expected = arrays["correct"]
+    network = encoder()
+    logits = keras.layers.Dense(10, name="logits")(network.output)
+    model = keras.Model(network.input, logits)
+    LogisticHead(batch_size=64)(model, splits)
+    image, label = splits.pixels("test")
+    logits = model.predict(image.reshape(-1, 8, 8, 1), verbose=0)
+    found = logits.argmax(axis=1) == label
+    np.testing.assert_array_equal(found, expected)
+    assert 0.3 < row.value < 1
+
+
+def test_logistic_head_needs_a_head(splits):
+    with pytest.raises(UserError, match=r"terms/standard\.gin"):
+        LogisticHead()(encoder(), splits)
 
 
 def test_an_l2_at_the_end_of_the_grid_is_marked(splits, encoder_path, tmp_path):

@@ -17,19 +17,11 @@ from tfssl.studies.study import Scale, Study, Variant
 
 BASELINE = "supervised"
 METHODS = ("simclr", "simsiam", "byol", "barlow_twins", "swav", "dino")
-LINEAR = "protocols/linear_sgd.gin"
+LINEAR = "protocols/linear_logistic.gin"
 EVALUATION = "papers/chhipa2023/evaluation_cifar10.gin"
 TINY = ["papers/chhipa2023/scale_tiny.gin"]
-TINY_LINEAR = ["Dataset.num_examples=500", "EPOCHS=2", "BATCH_SIZE=50"]
-SMALL_LINEAR = [
-    "Dataset.num_examples=20000",
-    "EPOCHS=10",
-    "BATCH_SIZE=64",  # 390 steps of 512 are too few.
-    "LEARNING_RATE=0.1",
-]
-# In 8 epochs it learns next to nothing.
-LONGER = {"simsiam": "simsiam_20"}
-LONGER_PARAMS = ["EPOCHS=20", "BATCH_SIZE=64"]
+TINY_LINEAR = ["Dataset.num_examples=500"]
+SMALL_LINEAR = ["Dataset.num_examples=20000"]
 VIT = ["models/vit_tiny_p4.gin", "optimizers/adamw.gin"]
 
 
@@ -67,10 +59,7 @@ def _tiny() -> list[Variant]:
 
 def _small() -> list[Variant]:
     last = ssl_methods.SMALL
-    starts = [ssl_methods.untrained(last)]
-    for method in METHODS:
-        start = ssl_methods.small(method, LONGER_PARAMS if method in LONGER else ())
-        starts.append(dataclasses.replace(start, name=LONGER.get(method, method)))
+    starts = [ssl_methods.untrained(last), *map(ssl_methods.small, METHODS)]
     return [
         _supervised(last=last),
         _supervised("supervised_vit", [*last, *VIT], ["vit_tiny.patch=8"]),

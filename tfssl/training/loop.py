@@ -48,6 +48,7 @@ def train(
     learning_rate_batch: int | None = None,
     attack: Any = None,
     views: Any = None,
+    head: Callable[[keras.Model, Any], None] | None = None,
     trainer: Callable[..., Trainer] = Trainer,
     strategy: Callable[[], tf.distribute.Strategy] = distribute.strategy,
     validation: Callable[[keras.Model, Any], Mapping[str, float]] | None = None,
@@ -82,6 +83,8 @@ def train(
       seed: Determines weights, order, augmentation and attacks.
       attack: Finds the adversarial examples that terms name.
       views: Makes the views that a method compares, see `tfssl.data.views.Views`.
+      head: `head(model, dataset)` sets the head of a classifier before the first step,
+        see `tfssl.evaluation.logistic_head`.
       trainer: Makes the `Trainer`; gin may bind its other settings.
       strategy: Where the replicas live.
       validation: `validation.prepare(model, dataset)` gives names, and
@@ -175,6 +178,10 @@ def train(
     checkpoints = Checkpoints(run_dir / "checkpoints", _variables(model))
     first_step = checkpoints.restore()
     frozen.check()
+    if head is not None and not first_step:
+        with strategy.scope():
+            head(exported, dataset)
+            model.restart_averages()
     if first_step:
         logging.info("resuming %s at step %d of %d", run_dir, first_step, last_step)
     metrics = MetricsFile(run_dir / "metrics.csv", first_step)

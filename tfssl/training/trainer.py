@@ -259,6 +259,12 @@ class Trainer(keras.Model):
             change = tf.convert_to_tensor(variable) - average
             average.assign_add((1 - self.ema_decay) * change)
 
+    def restart_averages(self) -> None:
+        """Sets the averages, if there are any, to the weights as they are."""
+        if self.ema_decay is not None:
+            for average, variable in zip(self.averages, self._averaged(), strict=True):
+                average.assign(tf.convert_to_tensor(variable))
+
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Puts the averages in place of the weights for a while, if there are any."""
