@@ -45,3 +45,10 @@ def test_a_model_without_a_features_map_is_refused_in_one_line(evaluator):
     subject = Subject(Classifier(model), Spots(), "test", 4, 0)
     with pytest.raises(UserError, match="has no layer called features_map"):
         evaluator.measure(evaluator.cells()[0], subject, {})
+
+
+def test_maps_of_the_first_examples_alone():
+    cells = CamShift([Moved()], "moves", [1], examples=3).cells()
+    assert [cell.examples for cell in cells] == [3, 3]
+    with pytest.raises(UserError, match="examples = 0 is no positive integer"):
+        CamShift([Moved()], "moves", [1], examples=0)

@@ -14,7 +14,7 @@ from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.corrupted import OverCorruptions
 from tfssl.evaluation.evaluators import Cell, Outcome, mean_value
 from tfssl.evaluation.subject import Subject
-from tfssl.types import Batch
+from tfssl.types import Batch, UserError
 
 
 @gin.register(module="tfssl.evaluation")
@@ -29,6 +29,7 @@ class CamShift(OverCorruptions):
 
     Args:
       corruptions, name, severities: See `OverCorruptions`.
+      examples: Look at the first so many images only; at all that are measured if None.
 
     Raises:
       UserError: A setting is out of range; when measured, if the model has no layer
@@ -40,8 +41,12 @@ class CamShift(OverCorruptions):
         corruptions: Sequence[Any],
         name: str,
         severities: Sequence[int] = (1, 2, 3, 4, 5),
+        examples: int | None = None,
     ):
         super().__init__(corruptions, name, severities)
+        if examples is not None and (type(examples) is not int or examples < 1):
+            raise UserError(f"{name}: examples = {examples!r} is no positive integer")
+        self.examples = examples
         self._clean: tuple[Subject, tf.Tensor, tf.Tensor] | None = None
 
     def cells(self) -> list[Cell]:
@@ -52,6 +57,7 @@ class CamShift(OverCorruptions):
                 float(severity),
                 {"corruption": settings},
                 metric,
+                self.examples,
                 number=mean_value,
                 unit="",
             )

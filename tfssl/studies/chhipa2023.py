@@ -40,9 +40,10 @@ def _supervised(
     return Variant(name, BASELINE, [*ssl_methods.SUPERVISED, *last], params)
 
 
-def _adversarial(last: Sequence[str]) -> Variant:
+def _adversarial(last: Sequence[str], params: Sequence[str] = ()) -> Variant:
     variant = kucer2021.adversarial("linf", "8/255", last)
-    return dataclasses.replace(variant, baseline=BASELINE)
+    params = [*variant.params, *params]
+    return dataclasses.replace(variant, baseline=BASELINE, params=params)
 
 
 def _tiny() -> list[Variant]:
@@ -62,8 +63,9 @@ def _small() -> list[Variant]:
     starts = [ssl_methods.untrained(last), *map(ssl_methods.small, METHODS)]
     return [
         _supervised(last=last),
-        _supervised("supervised_vit", [*last, *VIT], ["vit_tiny.patch=8"]),
-        _adversarial(kucer2021.SMALL),
+        _adversarial(
+            kucer2021.SMALL, ["Dataset.num_examples=20000", "EPOCHS=8", "STEPS=2"]
+        ),
         *(v for start in starts for v in _linear(start, SMALL_LINEAR)),
     ]
 
@@ -93,7 +95,7 @@ STUDY = Study(
         "small": Scale(
             variants=_small(),
             evaluation=EVALUATION,
-            evaluation_params=["evaluate.examples=2000"],
+            evaluation_params=["evaluate.examples=2000", "CamShift.examples=500"],
         ),
         "full": Scale(variants=_full(), evaluation=EVALUATION, seeds=3),
     },
