@@ -7,22 +7,97 @@ of replicas.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
 
 import gin
 import tensorflow as tf
 
+from tfssl import files
+from tfssl.types import UserError
+
+_cluster: tf.distribute.MultiWorkerMirroredStrategy | None = None
+
+
+@gin.configurable(module="tfssl")
+def join_cluster(kind: str = "auto", port: int = 8888) -> None:
+    """Joins the other workers of this run, if there are any.
+
+    Call it before TensorFlow does anything, once. All workers run the same program with
+    the same arguments and see the same files; the first one is the chief, and what the
+    others would write to files is dropped.
+
+    Args:
+      kind: 'tf_config' reads the environment variable TF_CONFIG: {"cluster": {"worker":
+        ["host:port", ..]}, "task": {"type": "worker", "index": 0}}. 'slurm' reads what
+        srun sets, where each task is a worker. 'none' joins nobody. 'auto' is the first
+        of these that the environment speaks of.
+      port: Under SLURM the n-th task of a host listens at this port + n.
+
+    Raises:
+      UserError: The environment does not describe a cluster of that kind.
+    """
+    global _cluster
+    kinds = ("auto", "none", "slurm", "tf_config")
+    if kind not in kinds:
+        raise UserError(f"join_cluster.kind is one of {', '.join(kinds)}, not {kind!r}")
+    if kind == "auto":
+        kind = "none"
+        if os.environ.get("TF_CONFIG"):
+            kind = "tf_config"
+        elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+            kind = "slurm"
+    if kind == "none":
+        return
+    try:
+        resolver = _tf_config() if kind == "tf_config" else _slurm(port)
+        if len(resolver.cluster_spec().as_dict().get("worker", [])) < 2:
+            return
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"the environment describes no cluster: {reason}") from error
+    _cluster = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    if not is_chief():
+        files.drop_all()
+
+
+def _tf_config() -> tf.distribute.cluster_resolver.ClusterResolver:
+    config = json.loads(os.environ["TF_CONFIG"])
+    others = set(config["cluster"]) - {"worker"}
+    if others:
+        raise ValueError(f"TF_CONFIG may list workers alone, not {', '.join(others)}")
+    return tf.distribute.cluster_resolver.TFConfigClusterResolver()
+
+
+def _slurm(port: int) -> tf.distribute.cluster_resolver.ClusterResolver:
+    return tf.distribute.cluster_resolver.SlurmClusterResolver(
+        {"worker": int(os.environ["SLURM_STEP_NUM_TASKS"])}, port_base=port
+    )
+
 
 @gin.register(module="tfssl")
 def strategy(devices: Sequence[str] | None = None) -> tf.distribute.Strategy:
-    """The strategy for this machine.
+    """The strategy for this machine, or for those of the cluster it has joined.
 
     Args:
       devices: Devices by name, such as ['GPU:0', 'GPU:1']; all GPUs if not given.
 
     Returns:
+      MultiWorkerMirroredStrategy over all GPUs of all workers in a cluster;
       MirroredStrategy over several devices, else the default one of a single device.
+
+    Raises:
+      UserError: Devices are chosen, and this is a cluster.
     """
+    if _cluster is not None:
+        if devices is not None:
+            raise UserError(
+                "strategy.devices is for one machine: on several, CUDA_VISIBLE_DEVICES"
+                " says which GPUs a worker uses"
+            )
+        return _cluster
     if devices is None:
         devices = [
             gpu.name.split(":", 1)[1] for gpu in tf.config.list_physical_devices("GPU")
@@ -32,6 +107,100 @@ def strategy(devices: Sequence[str] | None = None) -> tf.distribute.Strategy:
     if devices:
         return tf.distribute.OneDeviceStrategy(devices[0])
     return tf.distribute.get_strategy()
+
+
+def workers() -> int:
+    """Number of processes that share the run."""
+    if _cluster is None:
+        return 1
+    return len(_cluster.cluster_resolver.cluster_spec().as_dict()["worker"])
+
+
+def is_chief() -> bool:
+    """Whether this is the worker that writes files."""
+    return _cluster is None or _cluster.cluster_resolver.task_id == 0
+
+
+@contextlib.contextmanager
+def in_one_line() -> Iterator[None]:
+    """Says in one line that another worker is gone, which stops all of them.
+
+    Raises:
+      UserError: That was it.
+    """
+    try:
+        yield
+    except (
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.InternalError,
+        tf.errors.UnavailableError,
+    ) as error:
+        if _cluster is None:
+            raise
+        raise UserError(
+            "another worker is gone, or cannot be reached: start all of them again with"
+            f" the same command ({str(error).splitlines()[0][:200]})"
+        ) from error
+
+
+def same_everywhere(name: str, number: int) -> None:
+    """Waits for all workers, and makes sure that they agree on a number.
+
+    Raises:
+      UserError: They do not.
+    """
+    if _cluster is None:
+        return
+    context = _cluster.run(lambda: tf.constant([number], tf.int64))
+    numbers = sorted(set(_cluster.gather(context, axis=0).numpy().tolist()))
+    if len(numbers) > 1:
+        raise UserError(
+            f"workers see different files: {name} is {' and '.join(map(str, numbers))}."
+            " All need the same --run_dir on a disk that they share"
+        )
+
+
+def share_out(
+    strategy_: tf.distribute.Strategy,
+    batches: Callable[[int, int], tf.data.Dataset],
+) -> tf.distribute.DistributedDataset:
+    """Global batches, shared out among the replicas in their order.
+
+    Args:
+      strategy_: Of this process.
+      batches: From (part, parts) to the data set of that part of each global batch;
+        (0, 1) is all of it.
+    """
+    if workers() == 1:
+        return strategy_.experimental_distribute_dataset(batches(0, 1))
+
+    def of_worker(context):
+        parts = context.num_input_pipelines
+        part = batches(context.input_pipeline_id, parts)
+        return part.rebatch(
+            context.get_per_replica_batch_size(_batch_size(part) * parts),
+            drop_remainder=True,
+        )
+
+    return strategy_.distribute_datasets_from_function(of_worker)
+
+
+def sliced(batches: tf.data.Dataset, part: int, parts: int) -> tf.data.Dataset:
+    """The p-th of n equal parts of each batch, for `share_out` of what is cheap."""
+    if parts == 1:
+        return batches
+    share = _batch_size(batches) // parts
+    return batches.map(
+        lambda batch: tf.nest.map_structure(
+            lambda x: x[part * share : (part + 1) * share], batch
+        )
+    )
+
+
+def _batch_size(dataset: tf.data.Dataset) -> int:
+    return tf.nest.flatten(dataset.element_spec)[0].shape[0]
 
 
 def replicas() -> int:
@@ -100,7 +269,20 @@ def add(strategy_: tf.distribute.Strategy, value):
 
 
 def concatenate(strategy_: tf.distribute.Strategy, value):
-    """Puts the replicas' [b/r, ...] results behind one another: a nest of [b, ...]."""
-    return tf.nest.map_structure(
-        lambda v: tf.concat(strategy_.experimental_local_results(v), axis=0), value
-    )
+    """Puts the replicas' [b/r, ...] results behind one another: a nest of [b, ...].
+
+    All workers get the results of all replicas.
+    """
+    if workers() == 1:
+        return tf.nest.map_structure(
+            lambda v: tf.concat(strategy_.experimental_local_results(v), axis=0), value
+        )
+    return tf.nest.map_structure(lambda v: _gathered(strategy_, v), value)
+
+
+def _gathered(strategy_: tf.distribute.Strategy, value) -> tf.Tensor:
+    local = strategy_.experimental_local_results(value)
+    dtype = local[0].dtype
+    if dtype in (tf.bool, tf.uint8):  # No worker can send these.
+        value = strategy_.run(lambda v: tf.cast(v, tf.int32), (value,))
+    return tf.cast(strategy_.gather(value, axis=0), dtype)

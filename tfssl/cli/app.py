@@ -108,6 +108,18 @@ def load_tensorflow() -> None:
             sys.stderr.write(notices.read().decode(errors="replace"))
 
 
+def join_cluster() -> None:
+    """Joins the run's other workers, if there are any; all but the first are silent.
+
+    Call it once the configuration is read, before anything is computed.
+    """
+    from tfssl import distribute
+
+    distribute.join_cluster()
+    if not distribute.is_chief():
+        logging.set_verbosity(logging.WARNING)
+
+
 def required_run_dir() -> str:
     """The --run_dir flag.
 

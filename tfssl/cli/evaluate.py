@@ -64,7 +64,7 @@ def main() -> None:
             " --gin_file data/cifar10.gin --gin_file evaluation/pgd20_linf.gin"
         )
     app.load_tensorflow()
-    from tfssl import manifest
+    from tfssl import distribute, manifest
     from tfssl.evaluation import results
     from tfssl.evaluation.evaluate import evaluate
 
@@ -72,12 +72,15 @@ def main() -> None:
         norm = manifest.read(run_dir).get("norm") or "linf"
         gin_files.append(f"evaluation/pgd20_{norm}.gin")
     config.parse(gin_files, app.GIN_PARAM.value)
-    rows = evaluate(run_dir, model)
+    app.join_cluster()
+    with distribute.in_one_line():
+        rows = evaluate(run_dir, model)
     with files.replacing(run_dir / "results" / "config.gin") as path:
         path.write_text(config.text())
     with files.replacing(run_dir / "results" / "command.json") as path:
         path.write_text(json.dumps({"command": sys.argv}, indent=2))
-    print(results.table(rows, results.read_marks(run_dir / "results")))
+    if distribute.is_chief():
+        print(results.table(rows, results.read_marks(run_dir / "results")))
 
 
 def run() -> None:

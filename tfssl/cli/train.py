@@ -31,9 +31,11 @@ def main() -> None:
         raise UserError("--gin_file is missing: which configuration to train")
     run_dir = Path(app.required_run_dir())
     app.load_tensorflow()
+    from tfssl import distribute
     from tfssl.training.loop import train
 
     config.parse(app.GIN_FILE.value, app.GIN_PARAM.value)
+    app.join_cluster()
     config_file = run_dir / "config.gin"
     if config_file.exists():
         changes = config.differences(config_file.read_text(), config.text())
@@ -48,7 +50,9 @@ def main() -> None:
     app.make_folder(run_dir)
     with files.replacing(config_file) as path:
         path.write_text(config.text())
-    if train(run_dir):
+    with distribute.in_one_line():
+        learnt = train(run_dir)
+    if learnt:
         with files.replacing(run_dir / "operative.gin") as path:
             path.write_text(config.operative_text())
 

@@ -182,6 +182,7 @@ class Dataset:
         augment: Sequence[Augment] = (),
         views: MakeViews | None = None,
         last_step: float = math.inf,
+        part: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
         """Endless batches; each epoch is another permutation of the split.
 
@@ -202,11 +203,14 @@ class Dataset:
             whole pictures, before `image_size` cuts them; b is 1 if they vary in size.
             It runs in a graph, without AutoGraph.
           last_step: Length of the run in steps; of an endless one no share is done.
+          part: (p, n), for the p-th of n equal parts of each batch alone.
         """
         size = self.size("train")
         if size == 0:
             raise UserError(f"{self.name} has no training example left")
         start = start_step * batch_size
+        share = batch_size // part[1]
+        first = part[0] * share
         finish = self._finish("train", seed)
 
         def example(epoch, j, image, picture=None):
@@ -221,19 +225,22 @@ class Dataset:
         if self._in_memory:
             images = self._images("train")
 
-            def nth(i):
+            def nth(own):
+                i = own // share * batch_size + first + own % share
                 epoch = i // size
                 j = tf.random.experimental.index_shuffle(
                     i % size, seed=_epoch_seed(seed, epoch), max_index=size - 1
                 )
                 return example(epoch, j, images[j])
 
-            dataset = tf.data.Dataset.range(start, _FOREVER)
+            dataset = tf.data.Dataset.range(start_step * share, _FOREVER)
             dataset = dataset.map(nth, num_parallel_calls=tf.data.AUTOTUNE)
         else:
             dataset = tf.data.Dataset.range(start // size, _FOREVER)
             dataset = dataset.flat_map(functools.partial(self._shuffled, seed=seed))
             dataset = dataset.skip(start % size)
+            if share < batch_size:
+                dataset = _part(dataset, batch_size, first, share)
 
             def read(epoch, j, raw):
                 picture = self._image_feature.decode_example(raw)
@@ -241,25 +248,23 @@ class Dataset:
 
             dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE)
         if views is None:
-            return _ordered(dataset.batch(batch_size, drop_remainder=True))
+            return _ordered(dataset.batch(share, drop_remainder=True))
 
         # Parts of one batch, the same ones wherever the run starts: among others in the
         # batch an image may differ in its last bit.
         shape = dataset.element_spec["views"].shape
         most = max(1, _AT_ONCE // shape.num_elements()) if None not in shape else 1
-        at_once = max(
-            n for n in range(1, min(most, batch_size) + 1) if not batch_size % n
-        )
+        at_once = max(n for n in range(1, min(most, share) + 1) if not share % n)
 
         @tf.autograph.experimental.do_not_convert  # It would hide a UserError.
         def with_views(number, batch):
-            step = start_step + number * at_once // batch_size
+            step = start_step + number * at_once // share
             progress = tf.cast(step, tf.float64) / last_step
             return {**batch, **views(batch["views"], batch["seed"], progress)}
 
         dataset = dataset.batch(at_once, drop_remainder=True).enumerate()
         dataset = dataset.map(with_views, num_parallel_calls=tf.data.AUTOTUNE)
-        return _ordered(dataset.rebatch(batch_size, drop_remainder=True))
+        return _ordered(dataset.rebatch(share, drop_remainder=True))
 
     def eval_batches(
         self,
@@ -403,6 +408,16 @@ def _resize(image: tf.Tensor, size: int) -> tf.Tensor:
     if image.dtype == tf.uint8:
         resized = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
     return tf.image.resize_with_crop_or_pad(resized, size, size)
+
+
+def _part(
+    dataset: tf.data.Dataset, batch_size: int, first: int, share: int
+) -> tf.data.Dataset:
+    """Of each `batch_size` elements, `share` ones from number `first` on."""
+    dataset = dataset.enumerate().filter(
+        lambda i, x: (i % batch_size) // share == first // share
+    )
+    return dataset.map(lambda i, x: x)
 
 
 def _ordered(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -18,7 +18,7 @@ import gin
 import tensorflow as tf
 from absl import logging
 
-from tfssl import distribute, manifest
+from tfssl import distribute, files, manifest
 from tfssl.evaluation import outputs, results
 from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.evaluators import Cell, Evaluator, Outcome, need_logits
@@ -107,6 +107,10 @@ def evaluate(
             for planned, before in zip(plan, known[name], strict=True):
                 if before is None and planned.cell.dataset is not None:
                     classifier.check_fit(planned.cell.dataset.open(), logits)
+        distribute.same_everywhere(
+            "the number of cells measured before",
+            sum(row is not None for plan in known.values() for row in plan),
+        )
         origin = _origin(Path(run_dir), model)
         origin |= {"dataset": dataset.name, "split": split}
 
@@ -219,7 +223,8 @@ class _Planned:
             *(subject.ids, outcome),
         )
         for path in self.folder.glob(f"{glob.escape(cell.name)}.*.part.npz"):
-            path.unlink()
+            if not files.dropped():
+                path.unlink(missing_ok=True)
         logging.info(
             "%s %s %s %s: %s, %.1f s",
             *(row.evaluator, row.perturbation, results.size(row.strength)),

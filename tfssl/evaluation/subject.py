@@ -269,10 +269,11 @@ class Subject:
         return min(self._batch_size, -(-len(self.ids) // devices) * devices)
 
     def _batches(self, keep: np.ndarray) -> Any:
-        return self._strategy.experimental_distribute_dataset(
-            self.dataset.eval_batches(
-                self.split, self._examples_at_once, self._seed, keep=self._whole(keep)
-            )
+        batches = self.dataset.eval_batches(
+            self.split, self._examples_at_once, self._seed, keep=self._whole(keep)
+        )
+        return distribute.share_out(
+            self._strategy, functools.partial(distribute.sliced, batches)
         )
 
     def _whole(self, keep: np.ndarray | None) -> np.ndarray | None:

@@ -64,7 +64,7 @@ def _small() -> list[Variant]:
     return [
         _supervised(last=last),
         _adversarial(
-            kucer2021.SMALL, ["Dataset.num_examples=20000", "EPOCHS=8", "STEPS=2"]
+            kucer2021.SMALL, ["Dataset.num_examples=20000", "EPOCHS=5", "STEPS=2"]
         ),
         *(v for start in starts for v in _linear(start, SMALL_LINEAR)),
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import tensorflow as tf
 from absl import logging
 
+from tfssl import files
 from tfssl.types import UserError
 
 
@@ -23,11 +24,14 @@ class Checkpoints:
     def __init__(
         self, folder: Path, variables: Mapping[str, tf.Variable], keep: int = 2
     ):
+        self._folder = folder
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self._checkpoint = tf.train.Checkpoint(
             step=self.step, variables=dict(variables)
         )
-        _list_anew(folder)
+        if not files.dropped():
+            folder.mkdir(parents=True, exist_ok=True)
+            _list_anew(folder)
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, str(folder), max_to_keep=keep, step_counter=self.step
         )
@@ -35,7 +39,8 @@ class Checkpoints:
     def save(self, step: int) -> None:
         """Writes a checkpoint; a crash meanwhile leaves the ones before intact."""
         self.step.assign(step)
-        self._manager.save(checkpoint_number=step)
+        if not files.dropped():
+            self._manager.save(checkpoint_number=step)
 
     def restore(self) -> int:
         """Restores the newest checkpoint that can be read.
@@ -46,7 +51,7 @@ class Checkpoints:
         Raises:
           UserError: There are checkpoints, and none can be read.
         """
-        paths = list(reversed(self._manager.checkpoints))
+        paths = list(reversed(_paths(self._folder)))
         for path in paths:
             try:
                 status = self._checkpoint.restore(path)
@@ -68,13 +73,18 @@ class Checkpoints:
         return 0
 
 
+def _paths(folder: Path) -> list[str]:
+    """The checkpoints that lie in a folder, the newest last."""
+    paths = [str(path.with_suffix("")) for path in folder.glob("ckpt-*.index")]
+    return sorted(paths, key=lambda path: int(path.rpartition("-")[2]))
+
+
 def _list_anew(folder: Path) -> None:
     """Writes TensorFlow's list of the checkpoints from what lies in the folder.
 
     Were the list lost or empty, they would be passed over in silence.
     """
-    paths = [str(path.with_suffix("")) for path in folder.glob("ckpt-*.index")]
-    paths.sort(key=lambda path: int(path.rpartition("-")[2]))
+    paths = _paths(folder)
     if paths:
         tf.compat.v1.train.update_checkpoint_state(
             str(folder),

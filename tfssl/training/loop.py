@@ -174,9 +174,9 @@ def train(
         )
 
     frozen = Frozen(model.backbone)  # Before a checkpoint puts its values there.
-    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(run_dir / "checkpoints", _variables(model))
     first_step = checkpoints.restore()
+    distribute.same_everywhere("the newest step", first_step)
     frozen.check()
     if head is not None and not first_step:
         with strategy.scope():
@@ -204,10 +204,14 @@ def train(
     callbacks = keras.callbacks.CallbackList(
         [_tensorboard(run_dir)] if tensorboard else [], model=model
     )
-    batches = dataset.train_batches(
-        batch_size, seed, first_step, augment, views, last_step
-    )
-    batches = iter(strategy.experimental_distribute_dataset(batches))
+
+    def batches_of(part: int, parts: int) -> tf.data.Dataset:
+        return dataset.train_batches(
+            *(batch_size, seed, first_step, augment, views, last_step),
+            part=(part, parts),
+        )
+
+    batches = iter(distribute.share_out(strategy, batches_of))
 
     @tf.function(autograph=False)  # Nothing here needs rewriting; Keras has it off too.
     def train_step(batch):

@@ -61,6 +61,8 @@ class Selection:
         Raises:
           UserError: The selected weights are lost or damaged.
         """
+        if files.dropped():  # The best weights may still be on their way to the disk.
+            return
         if self._select:
             try:
                 model = keras.saving.load_model(self._model, compile=False)

@@ -1,0 +1,169 @@
+"""Two workers, two processes that talk over loopback, against one."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from methods import assert_equal, trained
+from on_worker import run_with_files
+
+from tfssl import distribute, files
+from tfssl.models.resnet import resnet
+from tfssl.types import UserError
+
+HERE = Path(__file__).parent
+SOME = ["rotation_both", "byol"]
+OTHERS = ["adversarial", "trades", "simclr", "barlow_twins", "swav", "dino"]
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def workers(out, arguments, count=2):
+    """Starts on_worker.py as each of the workers of a cluster."""
+    hosts = [f"127.0.0.1:{port}" for port in free_ports(count)]
+    started = []
+    for i in range(count):
+        cluster = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": i}}
+        environment = {
+            **os.environ,
+            "TF_CONFIG": json.dumps(cluster),
+            "TF_NUM_INTRAOP_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "-1",
+        }
+        with (out / f"worker{i}.log").open("wb") as log:
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, HERE / "on_worker.py", out, *arguments],
+                    env=environment,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    return started
+
+
+def saved_model(path):
+    keras.utils.set_random_seed(3)
+    network = resnet((8, 8, 1), (1,), width=8)
+    logits = keras.layers.Dense(10, name="logits")(network.output)
+    keras.Model(network.input, logits).save(path)
+
+
+def compare(tmp_path, methods):
+    two, one = tmp_path / "two", tmp_path / "one"
+    for folder in (two, one):
+        folder.mkdir()
+    saved_model(two / "model.keras")
+    started = workers(two, methods)
+    codes = [process.wait(600) for process in started]
+    assert codes == [0, 0], (two / "worker0.log").read_text()[-2000:]
+
+    default = tf.distribute.get_strategy()
+    for method in methods:
+        with np.load(two / f"{method}.npz") as arrays:
+            values = dict(arrays)
+        logs = json.loads(str(values.pop("logs")))
+        assert_equal(trained(method, default, 5), (logs, values))
+
+    rows = run_with_files(one, two / "model.keras")
+    assert json.loads((two / "rows.json").read_text()) == rows
+    assert rows[0][3] == 300
+    found, expected = (
+        list(csv.DictReader((folder / "run" / "metrics.csv").open()))
+        for folder in (two, one)
+    )
+    for a, b in zip(found, expected, strict=True):
+        del a["images_per_second"], b["images_per_second"]
+        np.testing.assert_allclose(
+            *(list(map(float, x.values())) for x in (a, b)), 1e-3
+        )
+    weights = [
+        keras.saving.load_model(folder / "run" / "model.keras").get_weights()
+        for folder in (two, one)
+    ]
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_two_workers_equal_one(tmp_path):
+    """Weights, statistics, logs and files of training; tables of evaluation."""
+    compare(tmp_path, SOME)
+
+
+@pytest.mark.slow
+def test_two_workers_equal_one_for_other_methods(tmp_path):
+    compare(tmp_path, OTHERS)
+
+
+@pytest.mark.parametrize(
+    ("environment", "kind", "message"),
+    [
+        ({}, "slurm", "describes no cluster"),
+        ({"TF_CONFIG": "{"}, "auto", "describes no cluster"),
+        (
+            {"TF_CONFIG": '{"cluster": {"ps": ["a:1"]}}'},
+            "auto",
+            "alone, not ps",
+        ),
+        ({}, "mpi", "is one of auto, none, slurm, tf_config"),
+    ],
+)
+def test_no_cluster(monkeypatch, environment, kind, message):
+    for name in ("TF_CONFIG", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        distribute.join_cluster(kind)
+
+
+def test_a_single_task_is_no_cluster(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1"]}}')
+    distribute.join_cluster()
+    assert distribute.workers() == 1
+    assert distribute.is_chief()
+
+
+def test_slurm_names_the_workers(monkeypatch):
+    """Two hosts of two tasks each: the resolver reads what srun sets."""
+    for name, value in {
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_NODELIST": "node[1-2]",
+        "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+        "SLURM_PROCID": "3",
+        "CUDA_VISIBLE_DEVICES": "",
+    }.items():
+        monkeypatch.setenv(name, value)
+    resolver = distribute._slurm(9000)
+    assert resolver.cluster_spec().as_dict() == {
+        "worker": ["node1:9000", "node1:9001", "node2:9000", "node2:9001"]
+    }
+    assert resolver.task_id == 3
+
+
+def test_what_is_dropped_changes_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_drop", True)
+    kept = tmp_path / "kept.txt"
+    kept.write_text("before")
+    with files.replacing(kept) as path:
+        path.write_text("after")
+    with files.replacing(tmp_path / "folder" / "new.txt") as path:
+        path.write_text("new")
+    assert [p.name for p in tmp_path.iterdir()] == ["kept.txt"]
+    assert kept.read_text() == "before"
