@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from tfssl.types import UserError
+from tfssl.types import Stopped, UserError
 
 GIN_FILE = flags.DEFINE_multi_string(
     "gin_file", [], "A gin file, as a path or below gin/. Repeatable; later ones win."
@@ -71,6 +71,9 @@ def _exit_code(program: Callable[..., None], *arguments: Any) -> int:
     except OSError as error:  # A full disk, a folder that may not be written.
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on from here", file=sys.stderr)
+        return os.EX_TEMPFAIL
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130

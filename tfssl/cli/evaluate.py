@@ -24,6 +24,7 @@ Other epsilons, more images at a time:
 The shipped evaluations are the files in gin/evaluation/; give one at a time. Each
 number goes to <run_dir>/results/<evaluator>/ once it is measured, so that the same
 command goes on where it was interrupted, and one that has finished prints its table.
+SIGTERM and SIGUSR1 end it with exit code 75.
 Reasons to doubt a number are printed below it and kept in <run_dir>/results/marks.json.
 A number that cannot be right, such as of an attack that leaves its ball, is an error.
 """
@@ -36,7 +37,7 @@ from pathlib import Path
 
 from absl import flags
 
-from tfssl import config, files
+from tfssl import config, files, locking, signals
 from tfssl.cli import app
 from tfssl.types import UserError
 
@@ -63,6 +64,7 @@ def main() -> None:
             "--model needs to be told the data and the evaluation, for instance"
             " --gin_file data/cifar10.gin --gin_file evaluation/pgd20_linf.gin"
         )
+    signals.Stop().listen()
     app.load_tensorflow()
     from tfssl import manifest
     from tfssl.evaluation import results
@@ -72,11 +74,14 @@ def main() -> None:
         norm = manifest.read(run_dir).get("norm") or "linf"
         gin_files.append(f"evaluation/pgd20_{norm}.gin")
     config.parse(gin_files, app.GIN_PARAM.value)
-    rows = evaluate(run_dir, model)
-    with files.replacing(run_dir / "results" / "config.gin") as path:
-        path.write_text(config.text())
-    with files.replacing(run_dir / "results" / "command.json") as path:
-        path.write_text(json.dumps({"command": sys.argv}, indent=2))
+    app.make_folder(run_dir)
+    with locking.only_here(run_dir):
+        files.sweep(run_dir)
+        rows = evaluate(run_dir, model)
+        with files.replacing(run_dir / "results" / "config.gin") as path:
+            path.write_text(config.text())
+        with files.replacing(run_dir / "results" / "command.json") as path:
+            path.write_text(json.dumps({"command": sys.argv}, indent=2))
     print(results.table(rows, results.read_marks(run_dir / "results")))
 
 
