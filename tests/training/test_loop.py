@@ -59,6 +59,19 @@ def train(dataset):
     return run
 
 
+@pytest.fixture
+def train_plainly(train):
+    """For what has nothing to do with terms and attacks: its graphs are soon made."""
+
+    def run(run_dir, **settings):
+        train(
+            run_dir,
+            **{"terms": [Term(Classification())], "attack": None, **settings},
+        )
+
+    return run
+
+
 def weights(run_dir):
     return keras.saving.load_model(run_dir / "model.keras").get_weights()
 
@@ -177,13 +190,13 @@ def test_corrupt_checkpoint_falls_back_and_says_so(
 
 
 def test_a_flipped_byte_in_a_checkpoint_is_noticed(
-    train, tmp_path, monkeypatch, caplog
+    train_plainly, tmp_path, monkeypatch, caplog
 ):
     """By TensorFlow's own checksums, wherever it is: the one before is taken."""
     with monkeypatch.context() as patch:
         killed_at(6, patch)
         with pytest.raises(Killed):
-            train(tmp_path, log_every=2)
+            train_plainly(tmp_path, log_every=2)
     path = str(tmp_path / "checkpoints" / "ckpt-4")
     keys = [key for key, _ in tf.train.list_variables(path)]
     data = tmp_path / "checkpoints" / "ckpt-4.data-00000-of-00001"
@@ -195,7 +208,7 @@ def test_a_flipped_byte_in_a_checkpoint_is_noticed(
         with pytest.raises(tf.errors.DataLossError):
             [tf.train.load_variable(path, key) for key in keys]
     with caplog.at_level("INFO", logger="absl"):
-        train(tmp_path, log_every=2)
+        train_plainly(tmp_path, log_every=2)
     assert "ckpt-4 cannot be read" in caplog.text
     assert "at step 2 of 8" in caplog.text
 
@@ -236,15 +249,15 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(train, dataset, tmp_path):
     assert not (tmp_path / "model.keras").exists()
 
 
-def test_stopped_between_rows(train, tmp_path):
+def test_stopped_between_rows(train_plainly, tmp_path):
     """Asked to stop, it keeps a checkpoint; rows are those of an undisturbed run."""
-    train(tmp_path / "whole")
+    train_plainly(tmp_path / "whole")
     stop = Stop()
     stop.asked = "SIGTERM"
     for step in (1, 2):
         with pytest.raises(Stopped, match=f"stopped by SIGTERM at step {step} of 8"):
-            train(tmp_path / "stopped", stop=stop)
-    train(tmp_path / "stopped")
+            train_plainly(tmp_path / "stopped", stop=stop)
+    train_plainly(tmp_path / "stopped")
     for got, want in zip(
         *(metrics(tmp_path / name) for name in ("stopped", "whole")), strict=True
     ):
@@ -254,9 +267,9 @@ def test_stopped_between_rows(train, tmp_path):
 
 
 def test_checkpoints_by_time_are_between_rows_and_never_of_a_nan(
-    train, tmp_path, monkeypatch
+    train_plainly, tmp_path, monkeypatch
 ):
-    train_often = functools.partial(train, checkpoint_seconds=1e-9)
+    train_often = functools.partial(train_plainly, checkpoint_seconds=1e-9)
     with monkeypatch.context() as patch:
         killed_at(4, patch)
         with pytest.raises(Killed):
@@ -274,12 +287,11 @@ def test_checkpoints_by_time_are_between_rows_and_never_of_a_nan(
     with pytest.raises(
         UserError, match=r"became inf at step 3;.*of step 2 is the last"
     ):
-        train_often(tmp_path / "infinite", terms=[Term(Breaks())], attack=None)
+        train_often(tmp_path / "infinite", terms=[Term(Breaks())])
 
 
-def test_a_full_disk_is_said_in_one_line_and_costs_nothing(train, tmp_path):
+def test_a_full_disk_is_said_in_one_line_and_costs_nothing(train_plainly, tmp_path):
     """Files may grow to 20 kB, which is less than a checkpoint."""
-    train(tmp_path / "whole")
     settings = {"validation": Scripted([0.1] * 4), "select": "robust"}
     for name, more, message in (
         ("a", {}, "cannot write the checkpoint of step 4 .*there is none yet"),
@@ -289,12 +301,12 @@ def test_a_full_disk_is_said_in_one_line_and_costs_nothing(train, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
         try:
             with pytest.raises((UserError, OSError), match=message):
-                train(tmp_path / name, **more)
+                train_plainly(tmp_path / name, **more)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         left = [path.name for path in (tmp_path / name / "checkpoints").iterdir()]
         assert [name for name in left if name != "checkpoint"] == []
-        train(tmp_path / name, **more)
+        train_plainly(tmp_path / name, **more)
         assert (tmp_path / name / "model.keras").exists()
 
 

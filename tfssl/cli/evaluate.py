@@ -64,7 +64,7 @@ def main() -> None:
             "--model needs to be told the data and the evaluation, for instance"
             " --gin_file data/cifar10.gin --gin_file evaluation/pgd20_linf.gin"
         )
-    signals.Stop().listen()
+    stop = signals.Stop().listen()
     app.load_tensorflow()
     from tfssl import manifest
     from tfssl.evaluation import results
@@ -82,6 +82,7 @@ def main() -> None:
             path.write_text(config.text())
         with files.replacing(run_dir / "results" / "command.json") as path:
             path.write_text(json.dumps({"command": sys.argv}, indent=2))
+        stop.patient = True  # There is nothing left to stop.
     print(results.table(rows, results.read_marks(run_dir / "results")))
 
 

@@ -44,6 +44,7 @@ def main() -> None:
         files.sweep(run_dir)
         _write_config(run_dir)
         train(run_dir, stop, functools.partial(_write_operative, run_dir))
+        stop.patient = True  # There is nothing left to stop.
 
 
 def _write_config(run_dir: Path) -> None:
