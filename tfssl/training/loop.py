@@ -245,6 +245,14 @@ def train(
         every = validate_every * steps_per_epoch
         return validation is not None and (not step % every or step == last_step)
 
+    def is_due() -> bool:
+        """Whether to keep a checkpoint here, between rows.
+
+        Of several workers each would answer for itself, and they must agree.
+        """
+        late = time.perf_counter() - kept > (checkpoint_seconds or math.inf)
+        return late or stop.asked is not None
+
     def fetched(step: int) -> list[dict[str, float]]:
         """The numbers of the steps since the last row; waits for the device.
 
@@ -288,8 +296,7 @@ def train(
         logs.append(train_step(next(batches)))
         bar.update()
         if not is_tick(step):
-            late = time.perf_counter() - kept > (checkpoint_seconds or math.inf)
-            if stop.asked or late:
+            if is_due():
                 logs, kept = fetched(step), time.perf_counter()
                 keep(step)
             if bar.disable and time.perf_counter() - said > _QUIET_SECONDS:
