@@ -205,7 +205,7 @@ def test_a_flipped_byte_in_a_checkpoint_is_noticed(
         damaged = bytearray(whole)
         damaged[place] ^= 1
         data.write_bytes(damaged)
-        with pytest.raises(tf.errors.OpError, match="[Cc]hecksum"):
+        with pytest.raises(tf.errors.OpError, match=r"[Cc]hecksum"):
             [tf.train.load_variable(path, key) for key in keys]
     with caplog.at_level("INFO", logger="absl"):
         train_plainly(tmp_path, log_every=2)
