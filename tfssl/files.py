@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path, with the suffix of `path`, whose file then replaces it.
 
     Makes the folder if need be. On an error `path` stays as it was.
+
+    Raises:
+      OSError: It cannot be written; the error names `path`.
     """
     if _drop:
         with tempfile.TemporaryDirectory() as folder:
@@ -39,5 +43,29 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        # That a disk is full is said without a name.
+        if error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Deletes the temporary files that processes killed in `replacing` left below.
+
+    No other process may be writing there.
+    """
+    for path in folder.rglob(".[0-9]*"):
+        if re.match(r"\.\d+\.", path.name) and path.is_file():
+            path.unlink()
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or what a folder lists, would survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

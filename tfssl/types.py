@@ -48,6 +48,13 @@ class UserError(ValueError):
     """Something the user can mend. Programs print its one line and exit with 1."""
 
 
+class Stopped(KeyboardInterrupt):
+    """The program was asked to end, and the same command goes on where it stopped.
+
+    Programs print its one line and exit with 75, the EX_TEMPFAIL of sysexits.h.
+    """
+
+
 class Forward(Protocol):
     """Passes through the network, handed to objectives by whoever runs the step.
 

@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import resource
 
 import gin
 import keras
@@ -18,10 +19,11 @@ from tfssl.data.dataset import Dataset
 from tfssl.models.resnet import resnet
 from tfssl.objectives.classification import Classification
 from tfssl.objectives.rotation import Rotation
-from tfssl.training import loop, optimizers, schedules
+from tfssl.signals import Stop
+from tfssl.training import guards, loop, optimizers, schedules
 from tfssl.training.term import Term
 from tfssl.training.trainer import Trainer
-from tfssl.types import UserError
+from tfssl.types import Stopped, UserError
 
 STEPS_PER_EPOCH = 4
 
@@ -53,6 +55,19 @@ def train(dataset):
             "trainer": functools.partial(Trainer, ema_decay=0.9),
         }
         loop.train(run_dir, **{**defaults, **settings})
+
+    return run
+
+
+@pytest.fixture
+def train_plainly(train):
+    """For what has nothing to do with terms and attacks: its graphs are soon made."""
+
+    def run(run_dir, **settings):
+        train(
+            run_dir,
+            **{"terms": [Term(Classification())], "attack": None, **settings},
+        )
 
     return run
 
@@ -174,6 +189,30 @@ def test_corrupt_checkpoint_falls_back_and_says_so(
         np.testing.assert_allclose(got, want, atol=1e-6)
 
 
+def test_a_flipped_byte_in_a_checkpoint_is_noticed(
+    train_plainly, tmp_path, monkeypatch, caplog
+):
+    """By TensorFlow's own checksums, wherever it is: the one before is taken."""
+    with monkeypatch.context() as patch:
+        killed_at(6, patch)
+        with pytest.raises(Killed):
+            train_plainly(tmp_path, log_every=2)
+    path = str(tmp_path / "checkpoints" / "ckpt-4")
+    keys = [key for key, _ in tf.train.list_variables(path)]
+    data = tmp_path / "checkpoints" / "ckpt-4.data-00000-of-00001"
+    whole = data.read_bytes()
+    for place in np.linspace(0, len(whole) - 1, 20, dtype=int):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        data.write_bytes(damaged)
+        with pytest.raises(tf.errors.OpError, match=r"[Cc]hecksum"):
+            [tf.train.load_variable(path, key) for key in keys]
+    with caplog.at_level("INFO", logger="absl"):
+        train_plainly(tmp_path, log_every=2)
+    assert "ckpt-4 cannot be read" in caplog.text
+    assert "at step 2 of 8" in caplog.text
+
+
 def test_no_readable_checkpoint_is_an_error(train, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         killed_at(STEPS_PER_EPOCH + 1, patch)
@@ -185,7 +224,7 @@ def test_no_readable_checkpoint_is_an_error(train, tmp_path, monkeypatch):
         train(tmp_path)
 
 
-def test_nan_stops_and_keeps_the_last_good_checkpoint(train, tmp_path):
+def test_nan_stops_and_keeps_the_last_good_checkpoint(train, dataset, tmp_path):
     """The loss of the rotation term is NaN from the step after the first epoch."""
 
     class Breaks(Rotation):
@@ -201,7 +240,74 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(train, tmp_path):
     message = str(error.value).splitlines()[0]
     assert "loss/rotation became nan at step 7" in message
     assert "checkpoint of step 4" in message
+    batch = next(iter(dataset.train_batches(32, 0, 6)))
+    ids = batch["id"].numpy().tolist()
+    assert f"has the examples {', '.join(map(str, ids[:8]))} and 24 more" in message
+    record = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert record["ids"] == ids
+    assert record["numbers"] == ["loss/rotation"]
     assert not (tmp_path / "model.keras").exists()
+
+
+def test_stopped_between_rows(train_plainly, tmp_path):
+    """Asked to stop, it keeps a checkpoint; rows are those of an undisturbed run."""
+    train_plainly(tmp_path / "whole")
+    stop = Stop()
+    stop.asked = "SIGTERM"
+    for step in (1, 2):
+        with pytest.raises(Stopped, match=f"stopped by SIGTERM at step {step} of 8"):
+            train_plainly(tmp_path / "stopped", stop=stop)
+    train_plainly(tmp_path / "stopped")
+    for got, want in zip(
+        *(metrics(tmp_path / name) for name in ("stopped", "whole")), strict=True
+    ):
+        assert got.keys() == want.keys()
+        for name, value in want.items():
+            assert float(got[name]) == pytest.approx(float(value), rel=1e-4), name
+
+
+def test_checkpoints_by_time_are_between_rows_and_never_of_a_nan(
+    train_plainly, tmp_path, monkeypatch
+):
+    train_often = functools.partial(train_plainly, checkpoint_seconds=1e-9)
+    with monkeypatch.context() as patch:
+        killed_at(4, patch)
+        with pytest.raises(Killed):
+            train_often(tmp_path / "killed")
+    assert not (tmp_path / "killed" / "metrics.csv").exists()
+    names = {path.stem for path in (tmp_path / "killed/checkpoints").glob("*.index")}
+    assert names == {"ckpt-2", "ckpt-3"}
+
+    class Breaks(Classification):
+        def loss(self, forward, views, batch):
+            loss = super().loss(forward, views, batch)
+            return tf.where(counter.assign_add(1) > 2, tf.constant(np.inf), loss)
+
+    counter = tf.Variable(0)
+    with pytest.raises(
+        UserError, match=r"became inf at step 3;.*of step 2 is the last"
+    ):
+        train_often(tmp_path / "infinite", terms=[Term(Breaks())])
+
+
+def test_a_full_disk_is_said_in_one_line_and_costs_nothing(train_plainly, tmp_path):
+    """Files may grow to 6 kB, which is less than a checkpoint."""
+    settings = {"validation": Scripted([0.1] * 4), "select": "robust"}
+    for name, more, message in (
+        ("a", {}, r"cannot write the checkpoint of step 4 .*there is none yet"),
+        ("b", settings, r"best-4\.keras"),
+    ):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, hard))
+        try:
+            with pytest.raises((UserError, OSError), match=message):
+                train_plainly(tmp_path / name, **more)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        left = [path.name for path in (tmp_path / name / "checkpoints").iterdir()]
+        assert [name for name in left if name != "checkpoint"] == []
+        train_plainly(tmp_path / name, **more)
+        assert (tmp_path / name / "model.keras").exists()
 
 
 class Scripted:
@@ -264,13 +370,13 @@ def test_selected_weights_must_be_there(train, tmp_path, monkeypatch):
         patch.setattr(loop.Selection, "export", killed)
         with pytest.raises(Killed):
             train(tmp_path, validation=Scripted([0.1, 0.2]), select="robust")
-    best = tmp_path / "checkpoints" / "best.keras"
-    best.write_bytes(best.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"best\.keras.*cannot be read"):
-        train(tmp_path, validation=Scripted([]), select="robust")
-    best.with_suffix(".json").write_text("{")
-    with pytest.raises(UserError, match=r"best\.json is damaged"):
-        train(tmp_path, validation=Scripted([]), select="robust")
+    best = tmp_path / "checkpoints" / f"best-{2 * STEPS_PER_EPOCH}.keras"
+    whole = bytearray(best.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    for damaged in (whole, whole[:1000]):
+        best.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"best-8\.keras.*cannot be read"):
+            train(tmp_path, validation=Scripted([]), select="robust")
 
 
 def test_validation_sees_the_averages(train, tmp_path):
@@ -330,7 +436,7 @@ class Collapsed(Rotation):
 def test_a_collapse_stops_the_run_and_is_in_the_log(
     train, tmp_path, monkeypatch, line, sign
 ):
-    monkeypatch.setattr(loop, "_STEADY", 1)
+    monkeypatch.setattr(guards, "_STEADY", 1)
     kwargs = {"terms": [Term(Collapsed(line))], "attack": None}
     with pytest.raises(UserError, match=f"of rotation have collapsed: at .* {sign}"):
         train(tmp_path, **kwargs)

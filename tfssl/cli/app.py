@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from logging import WARNING
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 
-from tfssl.types import UserError
+from tfssl import files, locking
+from tfssl.types import Stopped, UserError
 
 GIN_FILE = flags.DEFINE_multi_string(
     "gin_file", [], "A gin file, as a path or below gin/. Repeatable; later ones win."
@@ -71,6 +73,9 @@ def _exit_code(program: Callable[..., None], *arguments: Any) -> int:
     except OSError as error:  # A full disk, a folder that may not be written.
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on from here", file=sys.stderr)
+        return os.EX_TEMPFAIL
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -118,6 +123,24 @@ def join_cluster() -> None:
     distribute.join_cluster()
     if not distribute.is_chief():
         logging.set_verbosity(logging.WARNING)
+
+
+@contextlib.contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """Keeps other processes out of a run directory, which is made if need be.
+
+    Of several workers of one run the first one does.
+
+    Raises:
+      UserError: Another process is there, or the folder cannot be written.
+    """
+    if files.dropped():
+        yield
+        return
+    make_folder(run_dir)
+    with locking.only_here(run_dir):
+        files.sweep(run_dir)
+        yield
 
 
 def required_run_dir() -> str:

@@ -24,6 +24,7 @@ Other epsilons, more images at a time:
 The shipped evaluations are the files in gin/evaluation/; give one at a time. Each
 number goes to <run_dir>/results/<evaluator>/ once it is measured, so that the same
 command goes on where it was interrupted, and one that has finished prints its table.
+SIGTERM and SIGUSR1 end it with exit code 75.
 Reasons to doubt a number are printed below it and kept in <run_dir>/results/marks.json.
 A number that cannot be right, such as of an attack that leaves its ball, is an error.
 """
@@ -36,7 +37,7 @@ from pathlib import Path
 
 from absl import flags
 
-from tfssl import config, files
+from tfssl import config, files, signals
 from tfssl.cli import app
 from tfssl.types import UserError
 
@@ -63,6 +64,7 @@ def main() -> None:
             "--model needs to be told the data and the evaluation, for instance"
             " --gin_file data/cifar10.gin --gin_file evaluation/pgd20_linf.gin"
         )
+    stop = signals.Stop().listen()
     app.load_tensorflow()
     from tfssl import distribute, manifest
     from tfssl.evaluation import results
@@ -73,12 +75,13 @@ def main() -> None:
         gin_files.append(f"evaluation/pgd20_{norm}.gin")
     config.parse(gin_files, app.GIN_PARAM.value)
     app.join_cluster()
-    with distribute.in_one_line():
+    with app.alone_in(run_dir), distribute.in_one_line():
         rows = evaluate(run_dir, model)
-    with files.replacing(run_dir / "results" / "config.gin") as path:
-        path.write_text(config.text())
-    with files.replacing(run_dir / "results" / "command.json") as path:
-        path.write_text(json.dumps({"command": sys.argv}, indent=2))
+        with files.replacing(run_dir / "results" / "config.gin") as path:
+            path.write_text(config.text())
+        with files.replacing(run_dir / "results" / "command.json") as path:
+            path.write_text(json.dumps({"command": sys.argv}, indent=2))
+        stop.patient = True  # There is nothing left to stop.
     if distribute.is_chief():
         print(results.table(rows, results.read_marks(run_dir / "results")))
 

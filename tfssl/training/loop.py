@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import functools
+import math
 import os
 import sys
 import time
@@ -18,21 +20,24 @@ from absl import logging
 from tqdm import tqdm
 
 from tfssl import distribute, manifest
+from tfssl.signals import Stop
 from tfssl.training.checkpoints import Checkpoints
 from tfssl.training.frozen import Frozen
+from tfssl.training.guards import Guards, Watched, check_finite
 from tfssl.training.metrics import MetricsFile
 from tfssl.training.selection import Selection
 from tfssl.training.trainer import Trainer
-from tfssl.types import UserError, positive
+from tfssl.types import Stopped, UserError, positive
 
 # Where there is no progress bar, the longest time without a line in the log.
 _QUIET_SECONDS = 60
-_STEADY = 100  # Steps, before which few embeddings of a small batch may be alike.
 
 
-@gin.configurable(module="tfssl", denylist=["run_dir"])
+@gin.configurable(module="tfssl", denylist=["run_dir", "stop", "record"])
 def train(
     run_dir: str | os.PathLike,
+    stop: Stop | None = None,
+    record: Callable[[], None] = lambda: None,
     *,
     name: str,
     dataset: Any,
@@ -56,8 +61,12 @@ def train(
     select: str | None = None,
     patience: int | None = None,
     log_every: int | None = None,
+    checkpoint_seconds: float | None = 600.0,
     collapse: float | None = 0.02,
     collapse_rank: float | None = 1.1,
+    explosion: float | None = 100.0,
+    overfitting: float | None = 0.1,
+    stall: float | None = 30.0,
     deterministic: bool = False,
     tensorboard: bool = False,
 ) -> bool:
@@ -67,6 +76,8 @@ def train(
 
     Args:
       run_dir: The run's folder.
+      stop: Asked after each step whether to keep a checkpoint and end.
+      record: Called when all is there, before the run counts as finished.
       name: The run's name in tables. Runs that differ only in their seed share it.
       dataset: A data set (`docs/design.md`, Contracts).
       augment: `augment(image, seed) -> image` functions, applied in turn.
@@ -95,10 +106,18 @@ def train(
         the last weights.
       patience: Stop after so many epochs without a better `select`.
       log_every: Steps between rows of metrics.csv and checkpoints; None: an epoch.
+      checkpoint_seconds: Longest time without a checkpoint, but for a step and a
+        validation; None: only those with a row. Between rows it keeps the numbers of
+        the steps since the last one, so that no row depends on when it is written.
       collapse: Stop, with an error, if after a tenth of the run the spread of an
         objective's embeddings is below this (`tfssl.training.collapse`); None: never.
       collapse_rank: The same, of their effective rank, from 100 steps on: at 1 all lie
         on one line.
+      explosion: The same, if for 100 steps the loss is above this many times its usual
+        size, see `tfssl.training.guards`.
+      overfitting: The same, if in two validations running a number is below this share
+        of its best; of the one that is `select`ed a warning is given.
+      stall: Warn if a step waits so many seconds for its batch; None: never.
       deterministic: Bit-equal repetition, at some cost in speed.
       tensorboard: Also write events for TensorBoard.
 
@@ -106,8 +125,10 @@ def train(
       Whether there was anything left to do.
 
     Raises:
-      UserError: Settings contradict one another, a loss became infinite or NaN, or a
-        frozen backbone has moved.
+      UserError: Settings contradict one another, a loss became infinite or NaN, a
+        guard found the run gone wrong, a frozen backbone has moved, or a file cannot
+        be written.
+      Stopped: `stop` was asked to.
     """
     run_dir = Path(run_dir)
     if manifest.read(run_dir).get("finished"):
@@ -127,7 +148,8 @@ def train(
                 f"{key} must be a whole number, at least {low}, not {value!r}"
             )
 
-    for key, value in (("collapse", collapse), ("collapse_rank", collapse_rank)):
+    guards = Guards(collapse, collapse_rank, explosion, overfitting)
+    for key, value in (("checkpoint_seconds", checkpoint_seconds), ("stall", stall)):
         if value is not None:
             positive(f"train.{key}", value)
 
@@ -175,7 +197,7 @@ def train(
 
     frozen = Frozen(model.backbone)  # Before a checkpoint puts its values there.
     checkpoints = Checkpoints(run_dir / "checkpoints", _variables(model))
-    first_step = checkpoints.restore()
+    first_step, note = checkpoints.restore()
     distribute.same_everywhere("the newest step", first_step)
     frozen.check()
     if head is not None and not first_step:
@@ -185,7 +207,7 @@ def train(
     if first_step:
         logging.info("resuming %s at step %d of %d", run_dir, first_step, last_step)
     metrics = MetricsFile(run_dir / "metrics.csv", first_step)
-    selection = Selection(run_dir / "checkpoints", select, first_step)
+    selection = Selection(run_dir / "checkpoints", select, note.get("selection", ()))
     manifest.write(
         run_dir,
         {
@@ -205,13 +227,15 @@ def train(
         [_tensorboard(run_dir)] if tensorboard else [], model=model
     )
 
-    def batches_of(part: int, parts: int) -> tf.data.Dataset:
+    def batches_from(step: int, part: int = 0, parts: int = 1) -> tf.data.Dataset:
         return dataset.train_batches(
-            *(batch_size, seed, first_step, augment, views, last_step),
-            part=(part, parts),
+            *(batch_size, seed, step, augment, views, last_step), part=(part, parts)
         )
 
-    batches = iter(distribute.share_out(strategy, batches_of))
+    batches = distribute.share_out(
+        strategy, functools.partial(batches_from, first_step)
+    )
+    batches = Watched(iter(batches), stall)
 
     @tf.function(autograph=False)  # Nothing here needs rewriting; Keras has it off too.
     def train_step(batch):
@@ -226,8 +250,42 @@ def train(
         every = validate_every * steps_per_epoch
         return validation is not None and (not step % every or step == last_step)
 
-    logs: list[Mapping[str, tf.Tensor]] = []
-    since = said = time.perf_counter()
+    def is_due() -> bool:
+        """Whether to keep a checkpoint here, between rows.
+
+        Of several workers the chief alone does, which needs none of the others.
+        """
+        late = time.perf_counter() - kept > (checkpoint_seconds or math.inf)
+        return late or stop.asked is not None
+
+    def fetched(step: int) -> list[dict[str, float]]:
+        """The numbers of the steps since the last row; waits for the device.
+
+        Raises:
+          UserError: Something was infinite or NaN. The checkpoints are older than that.
+        """
+        found = [{key: float(v) for key, v in entry.items()} for entry in logs]
+        check_finite(
+            *(found, step, int(checkpoints.step.numpy())),
+            lambda step: next(iter(batches_from(step - 1))),
+            run_dir,
+        )
+        return found
+
+    def keep(step: int) -> None:
+        """Writes a checkpoint and, if so asked, ends."""
+        checkpoints.save(step, {"logs": logs, "selection": selection.note})
+        if stop.asked and step < last_step:
+            raise Stopped(f"stopped by {stop.asked} at step {step} of {last_step}")
+
+    # Those of steps before are from a checkpoint between two rows.
+    logs: list[Mapping[str, Any]] = note.get("logs", [])
+    begun = first_step
+    since = said = kept = time.perf_counter()
+    stop = stop or Stop()
+    stop.patient = True
+    if not distribute.is_chief():  # The chief stops, and with it the others.
+        stop = Stop()
     bar = tqdm(
         total=last_step,
         initial=first_step,
@@ -245,31 +303,35 @@ def train(
         logs.append(train_step(next(batches)))
         bar.update()
         if not is_tick(step):
+            if is_due():
+                logs, kept = fetched(step), time.perf_counter()
+                keep(step)
             if bar.disable and time.perf_counter() - said > _QUIET_SECONDS:
                 said = time.perf_counter()
                 logging.info("%s step %d/%d", name, step, last_step)
             continue
 
         row = {"step": step, "epoch": step / steps_per_epoch}
-        row |= _means(logs, step, checkpoints)
+        logs = fetched(step)
+        row |= _means(logs)
         row["learning_rate"] = float(rate(step - 1))  # Updates count from 0.
         seconds = time.perf_counter() - since
-        row["images_per_second"] = len(logs) * batch_size / seconds
+        row["images_per_second"] = (step - begun) * batch_size / seconds
         if is_validated(step):
             with strategy.scope(), model.averaged():
                 measured = validation(exported, dataset)
                 row |= {f"validation/{key}": value for key, value in measured.items()}
                 selection.offer(step, measured, exported)
         metrics.append(row)
-        if step > last_step / 10:
-            rank = collapse_rank if step >= _STEADY else None
-            _check_collapse(row, collapse, rank)
-        checkpoints.save(step)
+        guards.check(metrics.rows, logs, last_step, select)
+        logs, begun = [], step
+        keep(step)
         callbacks.on_epoch_end(step, row)
         bar.set_postfix(loss=f"{row['loss']:.3f}")
         if bar.disable:
             logging.info("%s", _line(name, row, last_step))
-        logs, since = [], time.perf_counter()
+        since = kept = time.perf_counter()
+    stop.patient = False
     bar.close()
     callbacks.on_train_end()
 
@@ -277,6 +339,7 @@ def train(
         frozen.check()
         selection.export(run_dir / "model.keras", exported)
     selected_step = selection.step if select else int(checkpoints.step.numpy())
+    record()
     manifest.write(run_dir, {"finished": time.time(), "selected_step": selected_step})
     logging.info(
         "%s has the weights of step %d", run_dir / "model.keras", selected_step
@@ -323,51 +386,10 @@ def _variables(model: Trainer) -> dict[str, tf.Variable]:
     return variables
 
 
-def _means(
-    logs: Sequence[Mapping[str, tf.Tensor]], step: int, checkpoints: Checkpoints
-) -> dict[str, float]:
-    """Means over the steps since the last row.
-
-    Raises:
-      UserError: Something was infinite or NaN. The checkpoints are older than that.
-    """
-    steps = np.array([[float(v) for v in entry.values()] for entry in logs])
-    names = list(logs[0])
-    bad = np.argwhere(~np.isfinite(steps))
-    if len(bad):
-        first = bad[0][0]
-        culprits = [names[j] for i, j in bad if i == first]
-        # The sum over terms is no news if a term is named.
-        culprits = [n for n in culprits if n != "loss"] or culprits
-        good = int(checkpoints.step.numpy())
-        kept = f"the checkpoint of step {good} is the last good one"
-        raise UserError(
-            f"{' and '.join(culprits)} became {steps[first, names.index(culprits[0])]}"
-            f" at step {step - len(logs) + 1 + first};"
-            f" {kept if good else 'there is no checkpoint'}. A smaller LEARNING_RATE"
-            " usually helps"
-        )
-    return dict(zip(names, steps.mean(0), strict=True))
-
-
-def _check_collapse(
-    row: Mapping[str, float], spread: float | None, rank: float | None
-) -> None:
-    """Raises UserError if embeddings have collapsed to a point or to a line."""
-    for key, value in row.items():
-        watch, _, name = key.partition("/")
-        if watch == "spread" and spread and value < spread:
-            sign, setting = f"their spread is {value:.2g}, 0 being a point", "collapse"
-        elif watch == "effective_rank" and rank and value < rank:
-            sign = f"their effective rank is {value:.3g}, 1 being a line"
-            setting = "collapse_rank"
-        else:
-            continue
-        raise UserError(
-            f"the embeddings of {name} have collapsed: at step {row['step']} {sign}."
-            " Another LEARNING_RATE, a larger batch or other settings of the method may"
-            f" help; with train.{setting} = None, in another --run_dir, it goes on"
-        )
+def _means(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over steps."""
+    steps = np.array([list(entry.values()) for entry in logs])
+    return dict(zip(logs[0], steps.mean(0), strict=True))
 
 
 def _line(name: str, row: Mapping[str, float], last_step: int) -> str:

@@ -2,58 +2,70 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from tfssl import files
 from tfssl.types import UserError
 
-_ANEW = "delete the run's folder to train anew"
+# Of the best so far. Two checkpoints are kept, and a run that goes on from either must
+# find what was best then. Between them and after the newest, one each can be better.
+_KEPT = 3
 
 
 class Selection:
     """Keeps the weights with the largest value of one validation number.
 
-    What is kept lies in best.keras and best.json, and survives a crash.
+    What was best at a step lies in best-<step>.keras; which one counts is said by
+    `note`, in the checkpoint. So whatever lies there, a run goes on with what was best
+    at its checkpoint.
 
     Args:
       folder: Where to keep them.
       select: Name of the number; None: the last weights are exported.
-      step: The step the run goes on from.
+      note: As it was at the checkpoint that the run goes on from.
 
-    Raises:
-      UserError: What was kept is damaged.
+    Attributes:
+      note: The best ones, each better than those before: step, value, SHA-256.
     """
 
-    def __init__(self, folder: Path, select: str | None, step: int):
+    def __init__(
+        self, folder: Path, select: str | None, note: Sequence[dict[str, Any]] = ()
+    ):
+        self._folder = folder
         self._select = select
-        self._model = folder / "best.keras"
-        self._record = folder / "best.json"
-        self.step, self.value = 0, -float("inf")
-        if select and self._record.exists():
-            try:
-                record = json.loads(self._record.read_text())
-                found = int(record["step"]), float(record["value"])
-            except (ValueError, TypeError, KeyError):
-                raise UserError(f"{self._record} is damaged: {_ANEW}") from None
-            # What was selected after the checkpoint will be selected again.
-            if found[0] <= step:
-                self.step, self.value = found
+        self.note = list(note)
+
+    @property
+    def step(self) -> int:
+        """Of the best weights; 0 if there are none."""
+        return self.note[-1]["step"] if self.note else 0
 
     def offer(
         self, step: int, measured: Mapping[str, float], model: keras.Model
     ) -> None:
         """Keeps the weights if they are the best so far."""
-        if not self._select or measured[self._select] <= self.value:
+        if not self._select:
             return
-        self.step, self.value = step, float(measured[self._select])
-        _save(model, self._model)
-        with files.replacing(self._record) as path:
-            path.write_text(json.dumps({"step": step, "value": self.value}))
+        value = float(measured[self._select])
+        if self.note and value <= self.note[-1]["value"]:
+            return
+        entry = {"step": step, "value": value}
+        if files.dropped():
+            self.note = [entry]
+            return
+        path = self._path(step)
+        _save(model, path)
+        entry["sha256"] = _digest(path)
+        self.note = [*self.note, entry][-_KEPT:]
+        kept = {self._path(entry["step"]) for entry in self.note}
+        for old in set(self._folder.glob("best-*.keras")) - kept:
+            old.unlink()
 
     def export(self, path: Path, model: keras.Model) -> None:
         """Writes the selected weights, or those of `model` if there is no selection.
@@ -64,15 +76,26 @@ class Selection:
         if files.dropped():  # The best weights may still be on their way to the disk.
             return
         if self._select:
+            best = self._path(self.step)
             try:
-                model = keras.saving.load_model(self._model, compile=False)
+                if _digest(best) != self.note[-1]["sha256"]:
+                    raise ValueError
+                model = keras.saving.load_model(best, compile=False)
             except (OSError, ValueError, KeyError, zipfile.BadZipFile):
                 raise UserError(
-                    f"{self._model}, the best weights, cannot be read: {_ANEW}"
+                    f"{best}, the best weights, cannot be read: delete the run's folder"
+                    " to train anew"
                 ) from None
         _save(model, path)
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"best-{step}.keras"
 
 
 def _save(model: keras.Model, path: Path) -> None:
     with files.replacing(path) as temporary:
         model.save(temporary)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,54 @@
+"""Killed at random moments, runs end as undisturbed ones (see faults.py)."""
+
+import subprocess
+import sys
+
+import faults
+import keras
+import numpy as np
+import pytest
+
+from tfssl import config
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Of `--kills 6`: the undisturbed ones, train/ and evaluate/, and the killed."""
+    folder = tmp_path_factory.mktemp("faults")
+    command = [sys.executable, faults.__file__, "--kills=6", f"--run_dir={folder}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "train: 4 kills" in result.stdout
+    assert "evaluate: 2 kills" in result.stdout
+    return folder
+
+
+def test_weights_rows_and_outcomes_are_compared(runs):
+    """A difference in any of them would have been found."""
+    killed = runs / "train-0"
+    assert not faults.differences(killed, runs / "train")
+    text = (killed / "metrics.csv").read_text()
+    (killed / "metrics.csv").write_text(text.replace("\n5,", "\n6,"))
+    assert faults.differences(killed, runs / "train") == ["row 5", "row 6"]
+    (killed / "metrics.csv").write_text(text)
+    model = keras.saving.load_model(killed / "model.keras")
+    weights = model.get_weights()
+    weights[-1][-1] = np.nextafter(weights[-1][-1], np.float32(1))
+    model.set_weights(weights)
+    model.save(killed / "model.keras")
+    (found,) = faults.differences(killed, runs / "train")
+    assert found.startswith("weights ")
+
+    killed = runs / "evaluate-0"
+    found = faults.differences(killed, runs / "train")
+    assert any(name.endswith(".npz") for name in found)
+    assert any(name.endswith(".json") for name in found)
+
+
+def test_what_was_run_can_be_read_back(runs):
+    """Also of a run that was killed, and it says the same."""
+    config.parse([runs / "train-0" / "config.gin"])
+    text = (runs / "train" / "config.gin").read_text()
+    assert not config.differences(text, config.text())
+    operative = (runs / "train-0" / "operative.gin").read_text()
+    assert "train.deterministic = True" in operative
