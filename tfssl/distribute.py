@@ -72,8 +72,15 @@ def _tf_config() -> tf.distribute.cluster_resolver.ClusterResolver:
 
 
 def _slurm(port: int) -> tf.distribute.cluster_resolver.ClusterResolver:
+    tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
     return tf.distribute.cluster_resolver.SlurmClusterResolver(
-        {"worker": int(os.environ["SLURM_STEP_NUM_TASKS"])}, port_base=port
+        {"worker": tasks},
+        port_base=port,
+        # Which GPUs a task sees is for srun to say. The resolver divides these numbers
+        # to find out how many tasks a host can have, and fails where there is no GPU.
+        gpus_per_node=tasks,
+        gpus_per_task=1,
+        auto_set_gpu=False,
     )
 
 

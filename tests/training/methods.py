@@ -97,7 +97,7 @@ METHODS = {
 }
 
 
-def build(terms, strategy=None, **settings):
+def build(terms, strategy=None, rate=0.1, **settings):
     with (strategy or tf.distribute.get_strategy()).scope():
         keras.utils.set_random_seed(0)
         trainer = Trainer(
@@ -107,7 +107,7 @@ def build(terms, strategy=None, **settings):
             **{"attack": attack(), **settings},
         )
         trainer.last_step = 4
-        trainer.compile(optimizer=optimizers.sgd(0.1, weight_decay=0.01))
+        trainer.compile(optimizer=optimizers.sgd(rate, weight_decay=0.01))
         trainer.optimizer.build(trainer.trainable_variables)
     return trainer
 
@@ -140,10 +140,10 @@ def train(trainer, strategy, steps):
     return [{k: float(v) for k, v in step(batch).items()} for batch in data]
 
 
-def trained(method, strategy, steps):
+def trained(method, strategy, steps, rate=0.1):
     """What a training logs, and all that it leaves behind, by name."""
     terms, settings = METHODS[method]()
-    trainer = build(terms, strategy, **settings)
+    trainer = build(terms, strategy, rate, **settings)
     logs = train(trainer, strategy, steps)
     variables = [*trainer.weights, *trainer.optimizer.variables]
     values = {v.path: v.numpy() for v in variables}

@@ -12,6 +12,8 @@ import numpy as np
 
 from tfssl import distribute
 
+STEPS, RATE = 5, 0.01  # With larger steps rounding grows fast.
+
 
 def run_with_files(folder, model):
     """A training and an evaluation by gin, as bin/train and bin/evaluate do them."""
@@ -46,7 +48,7 @@ def main(out, methods):
     distribute.join_cluster()
     strategy = distribute.strategy()
     for method in methods:
-        logs, values = tiny.trained(method, strategy, 5)
+        logs, values = tiny.trained(method, strategy, STEPS, RATE)
         if distribute.is_chief():
             np.savez(out / f"{method}.npz", logs=json.dumps(logs), **values)
     rows = run_with_files(out, out / "model.keras")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from methods import assert_equal, trained
-from on_worker import run_with_files
+from on_worker import RATE, STEPS, run_with_files
 
 from tfssl import distribute, files
 from tfssl.models.resnet import resnet
@@ -79,7 +79,7 @@ def compare(tmp_path, methods):
         with np.load(two / f"{method}.npz") as arrays:
             values = dict(arrays)
         logs = json.loads(str(values.pop("logs")))
-        assert_equal(trained(method, default, 5), (logs, values))
+        assert_equal(trained(method, default, STEPS, RATE), (logs, values))
 
     rows = run_with_files(one, two / "model.keras")
     assert json.loads((two / "rows.json").read_text()) == rows

@@ -257,10 +257,10 @@ def _row(
 
 def _origin(run_dir: Path, model: str) -> dict[str, Any]:
     """Run and seed, from the manifest; a foreign model gets one with seed 0."""
-    if not manifest.read(run_dir):
+    entries = manifest.read(run_dir)
+    if not entries:
         entries = {"name": run_dir.resolve().name, "seed": 0, "model": model}
         manifest.write(run_dir, {**entries, **manifest.environment()})
-    entries = manifest.read(run_dir)
     if entries.get("model", model) != model:
         raise UserError(
             f"{run_dir} holds results of another model: choose another --run_dir"
