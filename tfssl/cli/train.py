@@ -33,7 +33,7 @@ def main() -> None:
     app.load_tensorflow()
     from tfssl.training.loop import train
 
-    config.parse(app.GIN_FILE.value, app.GIN_PARAM.value)
+    config.parse(app.GIN_FILE.value, app.GIN_PARAM.value, app.ALLOW_IMPORT.value)
     config_file = run_dir / "config.gin"
     if config_file.exists():
         changes = config.differences(config_file.read_text(), config.text())
