@@ -24,12 +24,15 @@ def pytest_addoption(parser):
         "--run_torch", action="store_true", help="Also run the tests with PyTorch."
     )
     parser.addoption(
+        "--run_ray", action="store_true", help="Also run the tests with Ray."
+    )
+    parser.addoption(
         "--run_browser", action="store_true", help="Also run the tests with Chromium."
     )
 
 
 def pytest_collection_modifyitems(config, items):
-    for kind in ("slow", "torch", "browser"):
+    for kind in ("slow", "torch", "ray", "browser"):
         if config.getoption(f"--run_{kind}"):
             continue
         skip = pytest.mark.skip(reason=f"{kind}: use --run_{kind}")

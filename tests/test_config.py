@@ -1,5 +1,7 @@
 """Strict parsing, and files that can be read back."""
 
+import sys
+
 import pytest
 
 from tfssl import config
@@ -45,6 +47,81 @@ def test_every_slip_is_an_error(gin_file, text, message):
     with pytest.raises(UserError, match=message) as error:
         config.parse([gin_file(HEAD + text + "\n")])
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+    """A package with a module that leaves a trace when it is run."""
+    package = tmp_path / "somewhere" / "my_lab"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "methods.py").write_text(
+        "from pathlib import Path\nPath(__file__).with_name('was_run').touch()\n"
+    )
+    monkeypatch.syspath_prepend(package.parent)
+    yield package
+    sys.modules.pop("my_lab.methods", None)
+    sys.modules.pop("my_lab", None)
+
+
+IMPORTS = [
+    "import my_lab.methods",
+    "import my_lab.methods as tfssl",
+    "from my_lab import methods",
+    "include 'inner.gin'",
+]
+
+
+@pytest.mark.parametrize("line", IMPORTS)
+def test_what_is_not_ours_is_run_only_if_allowed(foreign, gin_file, line):
+    gin_file(IMPORTS[0], "inner.gin")
+    text = line.replace("inner.gin", str(foreign.parents[1] / "inner.gin"))
+    path = gin_file(f"{text}\nX = 2\n")
+    calls = [
+        lambda allowed: config.parse([path], [], allowed),
+        lambda allowed: config.files_name([path], "X", allowed),
+        lambda allowed: config.parse([], [text], allowed),
+    ]
+    for call in calls:
+        for allowed in ((), ("my_la", "my_lab_2", "methods")):
+            with pytest.raises(UserError, match=r"add --allow_import my_lab$") as error:
+                call(allowed)
+            assert "\n" not in str(error.value)
+    assert not (foreign / "was_run").exists()
+
+    config.parse([path], [], ["my_lab"])
+    assert (foreign / "was_run").exists()
+    # It is in what is saved: whoever reads that has to allow it, too.
+    saved = gin_file(config.text(), "saved.gin")
+    with pytest.raises(UserError, match="allow_import"):
+        config.parse([saved])
+    config.parse([saved], [], ["my_lab.methods"])
+
+
+@pytest.mark.parametrize("line", ["import os", "import tfssl_more", "import gin.tf"])
+def test_installed_modules_are_not_ours(gin_file, line):
+    with pytest.raises(UserError, match="would be run"):
+        config.parse([gin_file(line)])
+
+
+def test_only_what_is_registered_has_a_name(gin_file):
+    text = (
+        "from __gin__ import dynamic_registration\n"
+        "import tfssl.manifest\n"
+        "X = @tfssl.manifest.subprocess.run()\n"
+    )
+    with pytest.raises(UserError, match="may not use __gin__"):
+        config.parse([gin_file(text)])
+    with pytest.raises(UserError, match="subprocess"):
+        config.parse([gin_file(text.partition("\n")[2])])
+
+
+def test_only_gin_files_are_included(gin_file, tmp_path):
+    """An error would show a line of another file."""
+    (tmp_path / "secret").write_text("PASSWORD hunter2\n")
+    with pytest.raises(UserError, match="Unable to open") as error:
+        config.parse([gin_file(f"include '{tmp_path}/secret'")])
+    assert "hunter2" not in str(error.value)
 
 
 TYPED = """

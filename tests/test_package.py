@@ -60,7 +60,7 @@ def test_each_gin_folder_is_shipped(setup):
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.13"])
 def test_constraints_pin_what_is_required(setup, python):
     required = _lines(setup["options"]["install_requires"])
-    for extra in ("torch", "tensorboard", "test", "lint", "benchmark"):
+    for extra in ("torch", "tensorboard", "ray", "test", "lint", "benchmark"):
         required += _lines(setup["options.extras_require"][extra])
 
     pins = {}

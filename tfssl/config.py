@@ -1,7 +1,9 @@
 """The only module that parses or writes gin.
 
 A configuration is a list of gin files and a list of bindings read last. Everything is
-strict: an unknown file, name, parameter, macro or scope is one clear error.
+strict: an unknown file, name, parameter, macro or scope is one clear error. So is an
+import of what is not tfssl's, unless it is allowed: importing a module runs it, and
+configurations come from others, with their runs.
 """
 
 from __future__ import annotations
@@ -48,15 +50,23 @@ def find(file: str | os.PathLike) -> Path:
     raise UserError(f"no gin file {file} (looked here and in {gin_dir()}){hint}")
 
 
-def parse(files: Sequence[str | os.PathLike], params: Sequence[str] = ()) -> None:
+def parse(
+    files: Sequence[str | os.PathLike],
+    params: Sequence[str] = (),
+    allowed: Sequence[str] = (),
+) -> None:
     """Reads gin files, then bindings such as 'EPOCHS=1', and locks the result.
+
+    Args:
+      files, params: Later ones win.
+      allowed: Modules and packages other than tfssl that gin may import.
 
     Raises:
       UserError: A file, name, parameter, macro or scope is unknown, a required macro is
-        not set, a value is not of the type that its parameter is annotated with, or the
-        syntax is wrong.
+        not set, a value is not of the type that its parameter is annotated with, an
+        import is not allowed, or the syntax is wrong.
     """
-    with _one_line_errors():
+    with _one_line_errors(), _imports_of("tfssl", *allowed):
         _read(files)
         known = _macros_named()
         for param in params:
@@ -77,13 +87,15 @@ def parse(files: Sequence[str | os.PathLike], params: Sequence[str] = ()) -> Non
         gin.finalize()
 
 
-def files_name(files: Sequence[str | os.PathLike], macro: str) -> bool:
+def files_name(
+    files: Sequence[str | os.PathLike], macro: str, allowed: Sequence[str] = ()
+) -> bool:
     """Whether gin files set a macro or use it, whatever they leave to bindings.
 
     Raises:
       UserError: As `parse`, of the files. No configuration is in force after it.
     """
-    with _one_line_errors():
+    with _one_line_errors(), _imports_of("tfssl", *allowed):
         _read(files)
         found = macro in _macros_named()
         gin.clear_config()
@@ -109,12 +121,46 @@ def differences(old: str, new: str) -> list[str]:
     def bindings(config: str) -> list[str]:
         return [
             line
-            for line in config.replace("\\\n", "").splitlines()
+            for line in joined(config).splitlines()
             if line.strip() and not line.startswith(("#", "import "))
         ]
 
     diff = difflib.ndiff(bindings(old), bindings(new))
     return [re.sub(r"\s+", " ", line) for line in diff if line[0] in "-+"]
+
+
+def joined(text: str) -> str:
+    """A `text()` with each binding that was continued on a next line on one."""
+    return text.replace("\\\n", "")
+
+
+@contextlib.contextmanager
+def _imports_of(*allowed: str) -> Iterator[None]:
+    """Refuses all other imports in what gin reads meanwhile.
+
+    And its dynamic registration, by which a file names whatever can be reached from a
+    module, such as what that module imports: only what is registered has a name.
+    """
+    context = gin.config.ParseContext
+    process = context.process_import
+
+    def strict(self, statement) -> None:
+        name = statement.module
+        if name.startswith("__gin__"):
+            raise UserError(f"gin files may not use {name}: register what they name")
+        if not any(f"{name}.".startswith(f"{each}.") for each in allowed):
+            raise UserError(
+                f"{statement.location.filename or 'a binding'} imports {name}, which is"
+                " not tfssl's and would be run: if you trust it, add --allow_import"
+                f" {name.partition('.')[0]}"
+            )
+        process(self, statement)
+
+    context.process_import = strict
+    try:
+        yield
+    finally:
+        context.process_import = process
 
 
 def _read(files: Sequence[str | os.PathLike]) -> None:
@@ -123,8 +169,13 @@ def _read(files: Sequence[str | os.PathLike]) -> None:
     gin.add_config_file_search_path(str(gin_dir()))
     # Gin's other reader looks includes up as resources of Python packages, and fails
     # where any folder on sys.path is called like the first folder of an include.
-    gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
+    # And what is included is a gin file: no error shows what is in another one.
     paths = [str(find(file)) for file in files]
+
+    def readable(path: str) -> bool:
+        return (path in paths or path.endswith(".gin")) and os.path.isfile(path)
+
+    gin.config._FILE_READERS[:] = [(open, readable)]
     gin.parse_config_files_and_bindings(paths, [], finalize_config=False)
 
 
@@ -245,8 +296,9 @@ def _fits(value: Any, kind: Any) -> bool:
 def _one_line_errors():
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        # Gin appends lines that say where in a file it came from.
+        raise UserError(str(error).splitlines()[0]) from None
     except (
         ValueError,
         TypeError,

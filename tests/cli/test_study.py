@@ -10,7 +10,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from tfssl.cli import study as program
-from tfssl.studies.engine import Node
+from tfssl.studies.node import Node
 from tfssl.types import UserError
 
 ROOT = Path(__file__).parents[2]

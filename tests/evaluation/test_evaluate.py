@@ -1,11 +1,13 @@
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
+import socket
 
 import numpy as np
 import pytest
 
-from tfssl import files
+from tfssl import files, manifest
 from tfssl.evaluation import results
 from tfssl.evaluation.evaluate import evaluate
 from tfssl.evaluation.evaluators import AttackCurve, Clean
@@ -34,13 +36,18 @@ def run(tmp_path, model_path, dataset, attack):
 
 def _contents(folder):
     """What a folder of results says, times aside."""
-    contents = {}
+    contents, measured_in, environments = {}, set(), {}
     for path in sorted(folder.rglob("*.*")):
         contents[path.relative_to(folder)] = path.read_bytes()
-        if path.suffix == ".json" and path.name != "marks.json":
+        if path.name == "environments.json":
+            environments = json.loads(path.read_text())
+            del contents[path.relative_to(folder)]
+        elif path.suffix == ".json" and path.name != "marks.json":
             cell = json.loads(path.read_text())
             assert cell.pop("seconds") > 0
+            measured_in.add(cell.pop("environment"))
             contents[path.relative_to(folder)] = json.dumps(cell)
+    assert measured_in <= environments.keys()
     return contents
 
 
@@ -75,7 +82,7 @@ def test_killed_at_any_write_and_resumed(run, tmp_path, attack, monkeypatch):
     rows = run("a", evaluators=evaluators)
     whole = _contents(tmp_path / "a" / "results")
     replacing = files.replacing
-    for survive in range(8):  # Three cells of two files, marks before and after.
+    for survive in range(9):  # Three cells of two files, marks, the environment.
         folder = tmp_path / f"killed_{survive}"
         folder.mkdir()
         # Named as the undisturbed run, so that the rows can be the same.
@@ -99,7 +106,29 @@ def test_killed_at_any_write_and_resumed(run, tmp_path, attack, monkeypatch):
 def test_a_finished_evaluation_measures_nothing(run, attack, monkeypatch):
     rows = run("a")
     monkeypatch.setattr(type(attack), "perturb", None)
+    monkeypatch.setattr(manifest, "environment", None)  # Who only reads is not noted.
     assert run("a") == rows
+
+
+def test_each_cell_says_what_measured_it(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_CUDNN_USE_AUTOTUNE", "0")
+    monkeypatch.setenv("SECRET", "hunter2")
+    run("a", evaluators=[Clean()])
+    monkeypatch.setattr(manifest, "environment", lambda: {"python": "4"})
+    run("a")
+    folder = tmp_path / "a" / "results"
+    known = json.loads((folder / "environments.json").read_text())
+    cells = {p.stem: json.loads(p.read_text()) for p in folder.glob("*/*.json")}
+    assert known[cells["epsilon_0.0"]["environment"]] == {"python": "4"}
+    here = known[cells["clean"]["environment"]]
+    assert here["packages"]["scipy"] == importlib.metadata.version("scipy")
+    assert here["packages"].keys() >= {"gin-config", "opencv-python-headless"}
+    assert here["variables"]["TF_CUDNN_USE_AUTOTUNE"] == "0"
+    assert here["hardware"]["gpus"] == []
+    assert here["hardware"].keys() >= {"cpu", "driver", "cuda", "cudnn"}
+    text = json.dumps(known)
+    assert "hunter2" not in text
+    assert socket.gethostname() not in text
 
 
 def test_a_grid_can_be_continued_and_shortened(run, attack):

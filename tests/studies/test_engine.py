@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tfssl.studies import engine
-from tfssl.studies.engine import Node, run
+from tfssl.studies import engine, processes
+from tfssl.studies.node import Node, command_line, log_tail
 
 # Says that it starts, waits for a file if it is to, says that it has ended.
 PROGRAM = """
@@ -48,6 +48,10 @@ def node(tmp_path):
     return make
 
 
+def run(nodes, slots, **kwargs):
+    return engine.run(nodes, processes.Processes(slots), **kwargs)
+
+
 def journal(folder):
     return (folder / "journal").read_text().split()
 
@@ -73,7 +77,7 @@ def test_one_slot_runs_one_at_a_time_in_the_order_given(node, tmp_path):
 
 
 def test_slots_run_together_and_share_the_cores(node, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "cores", lambda: 6)
+    monkeypatch.setattr(processes, "cores", lambda: 6)
     for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
         monkeypatch.delenv(variable, raising=False)
     # Each waits for the other to start: one after the other they would time out.
@@ -83,11 +87,11 @@ def test_slots_run_together_and_share_the_cores(node, tmp_path, monkeypatch):
     assert time.monotonic() - start < 15
     assert journal(tmp_path)[-1] == "-a"
     assert graph[0].log.read_text().startswith(f"$ {sys.executable} -c ")
-    assert engine.log_tail(graph[0], 1) == "threads 3 3"
+    assert log_tail(graph[0], 1) == "threads 3 3"
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run([third := node("c")], slots=2)
-    assert engine.log_tail(third, 1) == "threads 1 3"
+    assert log_tail(third, 1) == "threads 1 3"
 
 
 def test_a_failure_stops_only_what_needs_it_and_the_rest_is_kept(node, tmp_path):
@@ -95,7 +99,7 @@ def test_a_failure_stops_only_what_needs_it_and_the_rest_is_kept(node, tmp_path)
     outcome = run(graph, slots=2)
     assert names(outcome.failed) == ["a"]
     assert names(outcome.skipped) == ["b", "c"]
-    assert engine.log_tail(outcome.failed[0], 1) == "error: it broke"
+    assert log_tail(outcome.failed[0], 1) == "error: it broke"
     assert "+d" in journal(tmp_path)
 
     # The same graph again, mended: what has finished is not run again.
@@ -104,6 +108,51 @@ def test_a_failure_stops_only_what_needs_it_and_the_rest_is_kept(node, tmp_path)
     assert not outcome.failed
     assert not outcome.skipped
     assert journal(tmp_path) == ["+a", "-a", "+b", "-b", "+c", "-c"]
+
+
+class Scripted:
+    """An executor without processes: what was started last ends first, as told.
+
+    Args:
+      slots: As of every executor.
+      failures: How often a node fails before it succeeds, by name.
+    """
+
+    def __init__(self, slots, **failures):
+        self.slots, self.failures = slots, failures
+        self.started, self.most, self.stopped, self._running = [], 0, False, []
+
+    def start(self, node):
+        self.started.append(node.name)
+        self._running.append(node)
+        self.most = max(self.most, len(self._running))
+
+    def ended(self):
+        if not self._running:
+            return []
+        node = self._running.pop()
+        left = self.failures.get(node.name, 0)
+        self.failures[node.name] = left - 1
+        return [(node, left < 1)]
+
+    def stop(self):
+        self.stopped = True
+
+
+def test_any_executor(node, monkeypatch):
+    monkeypatch.setattr(engine, "_POLL", 0.0)
+    graph = [node(f"{i}") for i in range(6)]
+    graph += [node(f"{i}{i}", f"{i}") for i in range(6)]
+    executor = Scripted(3, **{"0": 2, "1": 1, "22": 9})
+    outcome = engine.run(graph, executor, retries=1)
+    assert set(names(outcome.failed)) == {"0", "22"}
+    assert names(outcome.skipped) == ["00"]
+    assert executor.most == 3
+    assert executor.stopped
+    assert {name: executor.started.count(name) for name in executor.started} == {
+        **dict.fromkeys(["0", "1", "22"], 2),
+        **dict.fromkeys(["2", "3", "4", "5", "11", "33", "44", "55"], 1),
+    }
 
 
 def test_a_graph_must_be_in_order(node, tmp_path):
@@ -123,11 +172,13 @@ time.sleep(60)
 PARENT = """
 import sys
 from pathlib import Path
-from tfssl.studies.engine import Node, run
+from tfssl.studies import engine
+from tfssl.studies.node import Node
+from tfssl.studies.processes import Processes
 log = Path(sys.argv[1])
 command = [sys.executable, "-c", sys.argv[2]]
 try:
-    run([Node("a", command, log, lambda: False)], slots=1)
+    engine.run([Node("a", command, log, lambda: False)], Processes(1))
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -180,7 +231,7 @@ def test_command_line_survives_a_shell():
         "a\nb",
     ]
     node = Node("a", command, Path(os.devnull), lambda: False)
-    line = engine.command_line(node).removeprefix("echo ")
+    line = command_line(node).removeprefix("echo ")
     assert line.startswith("\"NAME='a b'\" \"['0', '8/255']\" ")
     done = subprocess.run(["sh", "-c", f"printf '%s|' {line}"], capture_output=True)
     assert done.stdout.decode().split("|")[:-1] == command[1:]

@@ -22,6 +22,12 @@ GIN_FILE = flags.DEFINE_multi_string(
 GIN_PARAM = flags.DEFINE_multi_string(
     "gin_param", [], "A binding read last, such as EPOCHS=1. Repeatable."
 )
+ALLOW_IMPORT = flags.DEFINE_multi_string(
+    "allow_import",
+    [],
+    "A package or module other than tfssl that gin files may import, which runs it."
+    " Repeatable.",
+)
 RUN_DIR = flags.DEFINE_string("run_dir", None, "Where the run lives.")
 
 

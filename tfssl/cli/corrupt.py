@@ -47,7 +47,8 @@ def main() -> None:
     app.load_tensorflow()
     from tfssl.data.corrupt import corrupt
 
-    config.parse(["runs/corrupt.gin", *app.GIN_FILE.value], app.GIN_PARAM.value)
+    gin_files = ["runs/corrupt.gin", *app.GIN_FILE.value]
+    config.parse(gin_files, app.GIN_PARAM.value, app.ALLOW_IMPORT.value)
     names = corrupt(OUT.value)
     print(f"{len(names)} data sets in {OUT.value}, the last one {names[-1]}")
 

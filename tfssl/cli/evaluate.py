@@ -70,10 +70,11 @@ def main() -> None:
     from tfssl.evaluation import results
     from tfssl.evaluation.evaluate import evaluate
 
-    if not config.files_name(gin_files, "EVALUATORS"):
+    allowed = app.ALLOW_IMPORT.value
+    if not config.files_name(gin_files, "EVALUATORS", allowed):
         norm = manifest.read(run_dir).get("norm") or "linf"
         gin_files.append(f"evaluation/pgd20_{norm}.gin")
-    config.parse(gin_files, app.GIN_PARAM.value)
+    config.parse(gin_files, app.GIN_PARAM.value, allowed)
     app.join_cluster()
     with app.alone_in(run_dir), distribute.in_one_line():
         rows = evaluate(run_dir, model)

@@ -24,6 +24,11 @@ With --preset chhipa2023, if all 19 corruptions were measured, chhipa2023.html a
 the six questions of that paper (arXiv 2308.02525) for the runs at hand, in one page
 that needs no network, with plots that show their numbers.
 
+Numbers of one column that were measured by other settings (an attack's steps, say, or
+the examples), and seeds of one run that were trained by others, are refused; with
+--allow_unlike the notes say which settings differ. Of numbers from CSV files without
+the column "settings" nothing is known.
+
 "45.2 ± 0.3" is mean and sample standard deviation over seeds, "45.2 [43.1, 47.3]" one
 seed with its 95 % interval over the examples. A dash is what was not measured, or not
 comparably; below the table stands why. A run that has no number at all in a table is
@@ -53,6 +58,12 @@ PRESET = flags.DEFINE_enum(
     "preset", None, list(report.PRESETS), "Also write a page for a paper's questions."
 )
 
+ALLOW_UNLIKE = flags.DEFINE_bool(
+    "allow_unlike",
+    False,
+    "Put together what was not measured or trained alike as well.",
+)
+
 
 def main(folders: list[str]) -> None:
     """The program, after its flags are parsed."""
@@ -60,7 +71,11 @@ def main(folders: list[str]) -> None:
         raise UserError("no run directories given; see --help")
     if not OUT.value:
         raise UserError("--out is missing: the folder to write the report to")
-    print(report.write(folders, OUT.value, BASELINE.value, PRESET.value))
+    print(
+        report.write(
+            *(folders, OUT.value, BASELINE.value, PRESET.value, ALLOW_UNLIKE.value)
+        )
+    )
     print(f"written to {OUT.value}")
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     from tfssl import distribute
     from tfssl.training.loop import train
 
-    config.parse(app.GIN_FILE.value, app.GIN_PARAM.value)
+    config.parse(app.GIN_FILE.value, app.GIN_PARAM.value, app.ALLOW_IMPORT.value)
     app.join_cluster()
     with app.alone_in(run_dir), distribute.in_one_line():
         _write_config(run_dir)

@@ -90,11 +90,16 @@ def evaluate(
             "seed": seed,
         }
         folder = Path(run_dir) / "results"
+
+        @functools.cache  # And only once something is measured.
+        def environment() -> str:
+            return results.enter_environment(folder, manifest.environment())
+
         plans = {
             evaluator.name: [
                 _Planned(
                     *(evaluator, cell, folder / evaluator.name),
-                    *(facts, subject, examples),
+                    *(facts, subject, examples, environment),
                 )
                 for cell in evaluator.cells()
             ]
@@ -155,7 +160,7 @@ def _measure(
 
 @dataclasses.dataclass(frozen=True)
 class _Planned:
-    """A cell, where it is kept, and all that determines its number."""
+    """A cell, where it is kept, all that determines its number, and what measures."""
 
     evaluator: Evaluator
     cell: Cell
@@ -163,6 +168,7 @@ class _Planned:
     facts: dict[str, Any]
     whole: Subject
     examples: int | None
+    environment: Callable[[], str]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -219,7 +225,7 @@ class _Planned:
         seconds = time.perf_counter() - start
         row = _row(origin, evaluator, cell, outcome)
         results.write_cell(
-            *(self.folder, cell.name, row, settings, seconds),
+            *(self.folder, cell.name, row, settings, seconds, self.environment()),
             *(subject.ids, outcome),
         )
         for path in self.folder.glob(f"{glob.escape(cell.name)}.*.part.npz"):

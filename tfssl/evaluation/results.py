@@ -5,7 +5,12 @@ A cell is `<folder>/<cell>.npz` with the arrays `ids` [n] int64, `correct` [n] b
 is of the examples of another data set, and, written after it,
 `<folder>/<cell>.json`:
 
-    {"key": ..., "row": {the fields of types.Row}, "settings": {...}, "seconds": 1.2}
+    {"key": ..., "row": {the fields of types.Row}, "settings": {...}, "seconds": 1.2,
+     "environment": ...}
+
+where the last is a key of `environments.json`, beside the folders of the evaluators:
+what measured it, as `manifest.environment` describes it. It is no part of the key: a
+number is to be the same wherever it was measured.
 
 A cell without a readable pair of files has not been measured. Reasons to doubt numbers
 are kept beside the folders of the evaluators, in `marks.json`:
@@ -20,7 +25,7 @@ import hashlib
 import json
 import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +33,7 @@ import numpy as np
 from absl import logging
 
 from tfssl import files
+from tfssl.settings import differences
 from tfssl.types import BALLS, PANEL, Row, UserError
 
 EVERY_ATTACK = "*"
@@ -74,6 +80,7 @@ def write_cell(
     row: Row,
     settings: dict[str, Any],
     seconds: float,
+    environment: str,
     ids: np.ndarray,
     outcome: dict[str, np.ndarray],
 ) -> None:
@@ -85,9 +92,27 @@ def write_cell(
         "row": dataclasses.asdict(row),
         "settings": settings,
         "seconds": seconds,
+        "environment": environment,
     }
     with files.replacing(folder / f"{name}.json") as path:
         path.write_text(json.dumps(cell, indent=2))
+
+
+def enter_environment(folder: Path, environment: dict[str, Any]) -> str:
+    """Adds an environment to those in `environments.json`; returns its key."""
+    path = folder / "environments.json"
+    try:
+        known = dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        known = {}
+    except (ValueError, TypeError):
+        logging.warning("%s is damaged and begun anew", path)
+        known = {}
+    name = key(environment)[:12]
+    if name not in known:
+        with files.replacing(path) as temporary:
+            temporary.write_text(json.dumps({**known, name: environment}, indent=2))
+    return name
 
 
 def settings_of(folder: Path, name: str) -> dict[str, Any]:
@@ -124,7 +149,10 @@ def read_cell(
         logging.warning("%s is damaged; measuring it again", path)
         return None
     if found_key != key(settings):
-        differing = list(_differences(found_settings, settings))
+        differing = [
+            f"{name} ({found}, now {now})"
+            for name, found, now in differences(found_settings, settings)
+        ]
         if not differing:
             logging.warning("%s is damaged; measuring it again", path)
             return None
@@ -154,24 +182,6 @@ def read_cell(
         logging.warning("%s.npz is damaged; measuring it again", folder / name)
         return None
     return row, outcome
-
-
-def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
-    """Where described settings differ: 'attack.steps (20, now 50)', by name."""
-    if isinstance(found, list) and isinstance(wanted, list):
-        found, wanted = (dict(enumerate(each)) for each in (found, wanted))
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for part in sorted(found.keys() | wanted.keys()):
-            inside = f"{name}.{part}" if name else str(part)
-            yield from _differences(found.get(part), wanted.get(part), inside)
-    elif found != wanted:
-        yield f"{name} ({_short(found)}, now {_short(wanted)})"
-
-
-def _short(value: Any) -> str:
-    """A setting in a message: enough of a hash to tell it from another."""
-    text = str(value)
-    return text if len(text) <= 50 else f"{text[:12]}..."
 
 
 def read_marks(folder: Path) -> dict[str, dict[str, Any]]:

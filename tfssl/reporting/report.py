@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import logging
 
 from tfssl.reporting import (
+    alike,
     chhipa2023,
     corruption_tables,
     corruptions,
@@ -32,6 +33,7 @@ def write(
     out: str | Path,
     baseline: str | None = None,
     preset: str | None = None,
+    allow_unlike: bool = False,
 ) -> str:
     """Writes the tables and curves of all finished cells; see `bin/report --help`.
 
@@ -40,15 +42,19 @@ def write(
       out: Is made if needed. Files of the same names are replaced.
       baseline: Name of the run to subtract from the others.
       preset: Also write `<preset>.html`, one of `PRESETS`.
+      allow_unlike: Whether to put together what was not measured or trained alike; the
+        notes of the tables say what was not measured so.
 
     Returns:
       The tables as plain text.
 
     Raises:
-      UserError: There is nothing to report, cells contradict each other, or no run is
-        called `baseline`.
+      UserError: There is nothing to report, cells contradict each other, were not
+        measured alike, or no run is called `baseline`.
     """
     measured = rows.read(folders)
+    if not allow_unlike:
+        alike.check(measured)
     corrupted = corruptions.groups(measured)
     others = panels.without(corruptions.without(measured, corrupted))
     others = corruptions.averaged(others)

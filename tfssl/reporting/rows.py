@@ -83,7 +83,7 @@ def read(folders: Iterable[str | Path]) -> pd.DataFrame:
 def _cell_paths(folder: Path) -> list[Path]:
     """All `results/<evaluator>/<cell>.json` in and below a folder, by path."""
     # A run or a folder of runs may itself be called results, so that these fit too.
-    others = ("manifest.json", "marks.json")
+    others = ("manifest.json", "marks.json", "environments.json")
     paths = folder.rglob("results/*/*.json")
     return sorted(path for path in paths if path.name not in others)
 

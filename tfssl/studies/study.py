@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tfssl import studies
 from tfssl.reporting import report
-from tfssl.studies.engine import Node
+from tfssl.studies.node import Node
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,11 @@ def all_studies() -> dict[str, Study]:
 
 
 def nodes(
-    scale: Scale, seeds: int, root: Path, gin_params: Sequence[str] = ()
+    scale: Scale,
+    seeds: int,
+    root: Path,
+    gin_params: Sequence[str] = (),
+    allowed: Sequence[str] = (),
 ) -> list[Node]:
     """A training and an evaluation for each variant and seed.
 
@@ -93,6 +97,7 @@ def nodes(
       seeds: Number of seeds: 0, 1, ..
       root: Runs go to `<root>/<variant>-seed<seed>`.
       gin_params: Bindings that each training reads last.
+      allowed: What gin may import beside tfssl, see `config.parse`.
     """
     found = []
     # Seeds outermost: a study cut short has whole rows, if of fewer seeds.
@@ -105,13 +110,11 @@ def nodes(
                 start = root / f"{variant.start}-seed{seed}"
                 own.append(f"PRETRAINED='{start / 'model.keras'}'")
                 needs = [f"train {start.name}"]
-            train = _node(
-                "train", run_dir, variant.files, [*own, *variant.params, *gin_params]
-            )
+            params = [*own, *variant.params, *gin_params]
+            train = _node("train", run_dir, variant.files, params, allowed)
             params = () if variant.evaluation else scale.evaluation_params
-            evaluate = _node(
-                "evaluate", run_dir, [variant.evaluation or scale.evaluation], params
-            )
+            files = [variant.evaluation or scale.evaluation]
+            evaluate = _node("evaluate", run_dir, files, params, allowed)
             found += [
                 dataclasses.replace(train, needs=needs),
                 dataclasses.replace(evaluate, needs=[train.name]),
@@ -152,10 +155,15 @@ def _run_dir(root: Path, variant: Variant, seed: int) -> Path:
 
 
 def _node(
-    program: str, run_dir: Path, files: Sequence[str], params: Sequence[str]
+    program: str,
+    run_dir: Path,
+    files: Sequence[str],
+    params: Sequence[str],
+    allowed: Sequence[str],
 ) -> Node:
     flags = [("--gin_file", file) for file in files]
     flags += [("--gin_param", param) for param in params]
+    flags += [("--allow_import", module) for module in allowed]
     flags.append(("--run_dir", str(run_dir)))
     arguments = [part for flag in flags for part in flag]
     return Node(
@@ -190,6 +198,7 @@ def _read(path: Path) -> dict:
 
 
 def _settings(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of flag and value, without the place of the run, which may be moved."""
+    """Pairs of flag and value, of those that make a difference to what comes out."""
     pairs = zip(arguments[::2], arguments[1::2], strict=False)
-    return sorted(pair for pair in pairs if pair[0] != "--run_dir")
+    # A run may be moved.
+    return sorted(p for p in pairs if p[0] not in ("--run_dir", "--allow_import"))
