@@ -156,6 +156,20 @@ def test_two_replicas_get_the_batch_in_two_halves(two_replicas):
         np.testing.assert_array_equal(batch["id"], np.concatenate(halves))
 
 
+@pytest.mark.parametrize("step", [0, 4])
+def test_parts_of_a_batch_make_the_batch(dataset, step):
+    augment = [PadCrop(1), Flip()]
+    whole = take(dataset.train_batches(16, 1, step, augment), 9)  # Over an epoch's end.
+    parts = [
+        take(dataset.train_batches(16, 1, step, augment, part=(p, 2)), 9)
+        for p in range(2)
+    ]
+    for batch, *halves in zip(whole, *parts, strict=True):
+        assert_equal(
+            batch, {k: np.concatenate([half[k] for half in halves]) for k in batch}
+        )
+
+
 def test_keep_and_padding(dataset):
     ids = dataset.ids("test")
     keep = np.random.default_rng(0).random(len(ids)) < 0.1
