@@ -11,6 +11,7 @@ from absl.testing import flagsaver
 
 from tfssl import config
 from tfssl.cli import evaluate as program
+from tfssl.evaluation import evaluate  # noqa: F401  Gin, once locked, learns nothing.
 from tfssl.types import UserError
 
 
