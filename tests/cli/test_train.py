@@ -1,13 +1,10 @@
-"""bin/train: killed and resumed, and its one-line errors."""
+"""bin/train: its one-line errors. How it resumes is in tests/training/test_faults.py."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -27,53 +24,6 @@ PARAMS = [
     *("Dataset.validation=100", "Dataset.num_examples=600", "train.log_every=2"),
     *("train.deterministic=True", "LEARNING_RATE=0.05"),
 ]
-
-
-def command(run_dir, *params, files=PARTS):
-    parameters = [*PARAMS, *params]
-    return [
-        *(sys.executable, str(BIN), f"--run_dir={run_dir}"),
-        *(f"--gin_file={name}" for name in files),
-        *(f"--gin_param={param}" for param in parameters),
-    ]
-
-
-def finish(run_dir, *params):
-    result = subprocess.run(
-        command(run_dir, *params), capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-
-
-def test_kill_9_and_resume_is_bit_equal(tmp_path):
-    """Weights and metrics.csv of a killed and an undisturbed run."""
-    import keras
-
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    with subprocess.Popen(command(killed), stderr=subprocess.DEVNULL) as process:
-        while not (killed / "metrics.csv").exists() and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL, "it finished before it was killed"
-    assert not (killed / "model.keras").exists()
-    finish(killed)
-    finish(whole)
-    got, want = (
-        keras.saving.load_model(run / "model.keras").get_weights()
-        for run in (killed, whole)
-    )
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_array_equal(a, b)
-    rows = [
-        [line.rsplit(",", 1)[0] for line in (run / "metrics.csv").open()]
-        for run in (killed, whole)
-    ]
-    assert "images_per_second" not in rows[0][0]
-    assert rows[0] == rows[1]
-    # What was run can be read back, and says the same.
-    config.parse([killed / "config.gin"])
-    assert not config.differences((whole / "config.gin").read_text(), config.text())
-    assert "train.deterministic = True" in (killed / "operative.gin").read_text()
 
 
 @pytest.fixture

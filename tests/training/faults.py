@@ -113,7 +113,8 @@ def disturb(task: Task, kills: int, folder: Path, chance: random.Random) -> None
                 moment = {"change": chance.randint(1, max(1, task.changes // 3))}
             else:
                 moment = {"second": chance.uniform(0, task.seconds / 2)}
-            code = run(task, run_dir, number, chance.uniform(0, 0.01), **moment)[0]
+            later = chance.choice([0.0, chance.uniform(0, 0.02)])
+            code = run(task, run_dir, number, later, **moment)[0]
             if code == 0:
                 break
             expected = -signal.SIGKILL if number == signal.SIGKILL else os.EX_TEMPFAIL
@@ -172,7 +173,7 @@ def run(
             time.sleep(later)
             os.kill(pid, number)
             sent = True
-        time.sleep(0.001)
+        time.sleep(0.004)
 
 
 def _state(run_dir: Path) -> list[tuple[str, int, int]]:
