@@ -1,4 +1,4 @@
-"""bin/train: its one-line errors. How it resumes is in tests/training/test_faults.py."""
+"""bin/train: its one-line errors. Resuming: tests/training/test_faults.py."""
 
 import os
 import subprocess
