@@ -43,6 +43,8 @@ TRAIN_PARAMS = [
     *("import tfssl.evaluation.evaluators", "Validation.evaluators=[@Clean()]"),
     *("SELECT='clean'", "train.log_every=5", "train.checkpoint_seconds=0.05"),
 ]
+# Of cells: times, and where they were measured.
+DIFFERS = ("seconds", "environment")
 EVALUATE = ["evaluation/noise_linf.gin"]
 EVALUATE_PARAMS = ["evaluate.examples=120", "evaluate.batch_size=20"]
 
@@ -246,7 +248,7 @@ def _contents(run_dir: Path) -> dict[str, object]:
                 found[name] = {k: (v.dtype.str, v.tobytes()) for k, v in arrays.items()}
         elif path.parent.name != "results":  # Of a cell.
             cell = json.loads(path.read_text())
-            found[name] = {k: str(v) for k, v in cell.items() if k != "seconds"}
+            found[name] = {k: str(v) for k, v in cell.items() if k not in DIFFERS}
         elif path.name == "marks.json":
             found[name] = json.loads(path.read_text())
     manifest = json.loads((run_dir / "manifest.json").read_text())
