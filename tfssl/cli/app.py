@@ -143,10 +143,18 @@ def alone_in(run_dir: Path) -> Iterator[None]:
     if files.dropped():
         yield
         return
+    new = not run_dir.exists()
     make_folder(run_dir)
-    with locking.only_here(run_dir):
-        files.sweep(run_dir)
-        yield
+    try:
+        with locking.only_here(run_dir):
+            files.sweep(run_dir)
+            yield
+    except UserError:
+        lock = run_dir / locking.NAME
+        if new and list(run_dir.iterdir()) == [lock]:  # Nothing has begun.
+            lock.unlink()
+            run_dir.rmdir()
+        raise
 
 
 def required_run_dir() -> str:
