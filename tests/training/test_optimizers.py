@@ -155,9 +155,9 @@ def test_lars_on_two_replicas_and_resumed(tmp_path, two_replicas):
         layer, step, checkpoints = make()
         for gradients in GRADIENTS[:2]:
             two_replicas.run(step, [tf.constant(gradients)])
-        checkpoints.save(2)
+        checkpoints.save(2, {})
         layer, step, checkpoints = make()
-        assert checkpoints.restore() == 2
+        assert checkpoints.restore() == (2, {})
         for gradients in GRADIENTS[2:]:
             two_replicas.run(step, [tf.constant(gradients)])
 
