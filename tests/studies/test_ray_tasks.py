@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,6 +14,8 @@ import pytest
 from tfssl.studies import engine
 from tfssl.studies.node import Node, log_tail
 from tfssl.studies.ray_tasks import RayTasks
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [
     pytest.mark.ray,
@@ -126,3 +129,64 @@ def _listening():
             if c.status == psutil.CONN_LISTEN
         }
     return found
+
+
+@pytest.mark.slow
+def test_a_study_whose_worker_dies_has_the_table_of_one_left_alone(tmp_path):
+    """12 trainings and 12 evaluations, twice: twelve minutes on two cores."""
+    flags = ["--seeds", "4", "--gin_param", "EPOCHS=12"]
+    flags += ["--gin_param", "train.deterministic=True"]
+    environment = os.environ | {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+    def command(folder, *more):
+        program = [sys.executable, "bin/study", "quickstart", *flags]
+        return [*program, "--run_dir", str(tmp_path / folder), *more]
+
+    ray = command("ray", "--executor", "ray", "--cpus_per_run", "1")
+    study = subprocess.Popen(ray, cwd=ROOT, env=environment)
+    run_dir = tmp_path / "ray" / "at_linf32_rotation_both_0.5-seed0"
+    _eventually(lambda: _rows(run_dir) >= 3)
+    worker = _trains(run_dir).parent()
+    assert worker.name().startswith("ray::")
+    worker.kill()
+    killed_at = _rows(run_dir)
+    assert study.wait(1200) == 0
+    subprocess.run(command("alone"), cwd=ROOT, env=environment, check=True)
+
+    assert 3 <= killed_at < 12
+    logs = {path: path.read_text() for path in (tmp_path / "ray").glob("*/*.log")}
+    assert len(logs) == 24
+    starts = {path: text.count("$ ") for path, text in logs.items()}
+    assert starts.pop(run_dir / "train.log") == 2
+    assert set(starts.values()) == {1}
+    assert "resuming" in logs[run_dir / "train.log"]
+    for name in ("table.csv", "differences.csv"):
+        tables = [tmp_path / each / "report" / name for each in ("ray", "alone")]
+        assert tables[0].read_text() == tables[1].read_text()
+    # Asked again, it starts nothing.
+    subprocess.run(ray, cwd=ROOT, env=environment, check=True)
+    assert {path: path.read_text() for path in logs} == logs
+
+
+def _rows(run_dir):
+    """Of metrics.csv, without its header."""
+    path = run_dir / "metrics.csv"
+    return path.read_text().count("\n") - 1 if path.exists() else 0
+
+
+def _trains(run_dir):
+    """The process that trains a run."""
+    import psutil
+
+    words = ("tfssl.cli.train", str(run_dir))
+    for process in psutil.process_iter(["cmdline"]):
+        if set(words) <= set(process.info["cmdline"] or []):
+            return process
+    raise AssertionError(f"nothing trains {run_dir}")
+
+
+def _eventually(condition, seconds=600):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -91,7 +91,7 @@ class Splits:
             ids, labels = self._read_index(tfds_split)
             with files.replacing(path) as temporary:
                 np.savez(temporary, ids=ids, labels=labels)
-        with np.load(path) as file:
+        with np.load(path, allow_pickle=False) as file:
             return file["ids"], file["labels"]
 
     def _read_index(self, tfds_split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -116,7 +116,7 @@ def _over_examples(our: Any, their: Any) -> tuple[float, float]:
         return math.nan, math.nan
     ids, correct = [], []
     for path in paths:
-        with np.load(path) as outcomes:
+        with np.load(path, allow_pickle=False) as outcomes:
             order = np.argsort(outcomes["ids"])
             ids.append(outcomes["ids"][order])
             values = "value" if "value" in outcomes else "correct"

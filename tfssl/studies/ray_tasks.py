@@ -155,8 +155,11 @@ def _connect(address: str | None):
         )
     except Exception as error:  # Of its own, of sockets, of files.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        where = f"no cluster at {address}" if address else "Ray does not start"
-        raise UserError(f"{where}: {reason}") from error
+        if not address:
+            raise UserError(f"Ray does not start: {reason}") from error
+        raise UserError(
+            f"no cluster at {address}, or it wants a token (docs/running.md): {reason}"
+        ) from error
     return ray
 
 
