@@ -5,6 +5,7 @@ import fcntl
 import os
 import signal
 import socket
+import threading
 
 import pytest
 
@@ -37,6 +38,15 @@ def test_what_is_in_the_file_decides_nothing(tmp_path, text):
             pytest.fail("it has the lock")
     with locking.only_here(tmp_path):
         assert f'"pid": {os.getpid()}' in (tmp_path / locking.NAME).read_text()
+
+
+def test_who_only_asks_is_waited_for(tmp_path):
+    """`bin/study status` holds the lock for an instant."""
+    asked = (tmp_path / locking.NAME).open("w")
+    fcntl.flock(asked, fcntl.LOCK_SH)
+    threading.Timer(0.1, asked.close).start()
+    with locking.only_here(tmp_path):
+        assert asked.closed
 
 
 def test_it_goes_with_a_process_that_is_killed(tmp_path):

@@ -19,6 +19,8 @@ from tfssl.types import UserError
 
 NAME = ".lock"
 
+_PATIENCE = 0.5  # Seconds: who asks whether a run is at work holds it for an instant.
+
 
 @contextlib.contextmanager
 def only_here(run_dir: Path) -> Iterator[None]:
@@ -41,12 +43,11 @@ def only_here(run_dir: Path) -> Iterator[None]:
         raise UserError(f"cannot write to {run_dir}: {error.strerror}") from None
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{run_dir} is in use by {_holder(file)}: wait for its end or stop it,"
-                " or choose another --run_dir"
-            ) from None
+            if not _taken(file):
+                raise UserError(
+                    f"{run_dir} is in use by {_holder(file)}: wait for its end or stop"
+                    " it, or choose another --run_dir"
+                )
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
@@ -61,6 +62,19 @@ def only_here(run_dir: Path) -> Iterator[None]:
             yield
         finally:
             _write(file, "")
+
+
+def _taken(file: TextIO) -> bool:
+    """Takes the lock, unless somebody else keeps it."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
 
 
 def _write(file: TextIO, text: str) -> None:

@@ -452,6 +452,27 @@ def test_heads_of_one_name(train, tmp_path):
         train(tmp_path, terms=terms)
 
 
+def test_a_head_is_set_once_before_the_first_step(train, tmp_path, monkeypatch):
+    """And the averages begin with it; a run that goes on keeps what it has learnt."""
+    calls = []
+
+    def head(model, data):
+        calls.append(data)
+        model.get_layer("logits").bias.assign(np.full(10, 3.0, "float32"))
+
+    train(tmp_path / "none", epochs=0, head=head)
+    np.testing.assert_array_equal(weights(tmp_path / "none")[-1], np.full(10, 3.0))
+    # Steps of nothing: an average of decay 0.9 would be far from its first value.
+    settings = {"head": head, "learning_rate": 1e-12, "log_every": 2}
+    with monkeypatch.context() as patch:
+        killed_at(5, patch)
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", **settings)
+    train(tmp_path / "killed", **settings)
+    np.testing.assert_allclose(weights(tmp_path / "killed")[-1], 3.0, rtol=1e-5)
+    assert len(calls) == 2
+
+
 def test_no_epochs_export_the_weights_as_initialised(train, tmp_path):
     train(tmp_path / "none", epochs=0)
     train(tmp_path / "some", epochs=1, learning_rate=1e-12)

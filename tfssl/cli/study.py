@@ -190,7 +190,7 @@ def _show(nodes: Sequence[Node]) -> None:
     for node in nodes:
         done = node.is_finished()
         finished += done
-        print("finished" if done else "to run  ", command_line(node))
+        print("finished" if done else "to run  ", command_line(node.command))
     print(f"{len(nodes)} steps, {finished} finished")
 
 

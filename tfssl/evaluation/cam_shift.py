@@ -12,9 +12,9 @@ import tensorflow as tf
 from tfssl.evaluation import cam, map_similarity
 from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.corrupted import OverCorruptions
-from tfssl.evaluation.evaluators import Cell, Outcome, mean_value
+from tfssl.evaluation.evaluators import Cell, Outcome, check_examples, mean_value
 from tfssl.evaluation.subject import Subject
-from tfssl.types import Batch, UserError
+from tfssl.types import Batch
 
 
 @gin.register(module="tfssl.evaluation")
@@ -44,8 +44,8 @@ class CamShift(OverCorruptions):
         examples: int | None = None,
     ):
         super().__init__(corruptions, name, severities)
-        if examples is not None and (type(examples) is not int or examples < 1):
-            raise UserError(f"{name}: examples = {examples!r} is no positive integer")
+        if examples is not None:
+            check_examples(name, examples)
         self.examples = examples
         self._clean: tuple[Subject, tf.Tensor, tf.Tensor] | None = None
 

@@ -10,7 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfssl.evaluation.classifier import Classifier
-from tfssl.evaluation.evaluators import Cell, Outcome, grid, scatter
+from tfssl.evaluation.evaluators import (
+    Cell,
+    Outcome,
+    check_examples,
+    grid,
+    scatter,
+)
 from tfssl.evaluation.gates import GateError
 from tfssl.evaluation.results import describe, size
 from tfssl.evaluation.subject import Subject
@@ -84,8 +90,7 @@ class Checks:
             raise UserError(f"{name}: epsilon must be positive")
         if isinstance(about, str):
             raise UserError(f"{name}: about is a list of names, not {about!r}")
-        if not isinstance(examples, int) or examples < 1:
-            raise UserError(f"{name}: examples must be a positive integer")
+        check_examples(name, examples)
         self.attack = attack
         self.others = dict(others)
         self.about = list(about)

@@ -194,6 +194,12 @@ def grid(epsilons: Sequence[str | float], ball: str, name: str) -> list[float]:
     return radii
 
 
+def check_examples(name: str, examples: int) -> None:
+    """Raises a UserError unless it is a number of examples that can be measured."""
+    if type(examples) is not int or examples < 1:
+        raise UserError(f"{name}: examples = {examples!r} is no positive integer")
+
+
 def check_name(name: str) -> None:
     """Raises UserError unless a name is fit for a folder's."""
     if not re.fullmatch(r"\w[\w.-]*", name):

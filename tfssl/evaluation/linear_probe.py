@@ -8,7 +8,7 @@ import gin
 import numpy as np
 
 from tfssl.evaluation.evaluators import Outcome
-from tfssl.evaluation.logistic import Logistic, classify
+from tfssl.evaluation.logistic import PENALTIES, Logistic, classify
 from tfssl.evaluation.probe import Probe
 from tfssl.evaluation.subject import Subject
 
@@ -27,7 +27,7 @@ class LinearProbe(Probe):
 
     def __init__(
         self,
-        l2: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+        l2: Sequence[float] = PENALTIES,
         name: str = "linear",
     ):
         super().__init__(name)

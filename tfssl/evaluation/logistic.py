@@ -13,6 +13,9 @@ from tfssl.evaluation.gates import GateError
 from tfssl.evaluation.subject import Subject
 from tfssl.types import UserError, positive
 
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Weights of the penalty to choose from, if nobody says others."""
+
 GRADIENT = 1e-6
 """Largest entry of the gradient at which the fit has converged."""
 

@@ -10,7 +10,7 @@ import keras
 from absl import logging
 
 from tfssl.evaluation.classifier import Classifier
-from tfssl.evaluation.logistic import Logistic
+from tfssl.evaluation.logistic import PENALTIES, Logistic
 from tfssl.evaluation.subject import Subject
 from tfssl.types import UserError
 
@@ -34,7 +34,7 @@ class LogisticHead:
 
     def __init__(
         self,
-        l2: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+        l2: Sequence[float] = PENALTIES,
         batch_size: int = 500,
     ):
         self._logistic = Logistic(l2, "LogisticHead")

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfssl.evaluation import cam
 from tfssl.evaluation.classifier import Classifier
 from tfssl.evaluation.corrupted import OverCorruptions
-from tfssl.evaluation.evaluators import Cell, Outcome
+from tfssl.evaluation.evaluators import Cell, Outcome, check_examples
 from tfssl.evaluation.results import describe
 from tfssl.evaluation.subject import Subject
 from tfssl.evaluation.trial import correct
@@ -54,8 +54,7 @@ class Panels(OverCorruptions):
         attention: Callable[[keras.Model], keras.Model] | None = None,
     ):
         super().__init__(corruptions, name, severities)
-        if type(examples) is not int or examples < 1:
-            raise UserError(f"{name}: examples = {examples!r} is no positive integer")
+        check_examples(name, examples)
         self.examples = examples
         self._attention = attention
         self._attention_of = functools.cache(self._attention_of)

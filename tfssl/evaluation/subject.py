@@ -207,6 +207,10 @@ class Subject:
             known = np.isin(found["id"], ids)
             found = {k: v[known] for k, v in found.items()}
         left = ids if not found else ids[~np.isin(ids, found["id"])]
+        if (
+            journal
+        ):  # A worker with nothing left is not to end the cell before all know.
+            distribute.same_everywhere("the number of examples to measure", len(left))
         bar = tqdm.tqdm(
             self._batches(np.isin(self.ids, left)) if len(left) else (),
             desc=label,

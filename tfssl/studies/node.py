@@ -27,8 +27,8 @@ class Node:
     needs: Sequence[str] = ()
 
 
-def command_line(node: Node) -> str:
-    """A node's command as one would type it into a shell."""
+def command_line(command: Sequence[str]) -> str:
+    """A command as one would type it into a shell."""
 
     def quoted(part: str) -> str:
         # Gin's strings stay readable.
@@ -36,7 +36,7 @@ def command_line(node: Node) -> str:
             return f'"{part}"'
         return shlex.quote(part)
 
-    return " ".join(map(quoted, node.command))
+    return " ".join(map(quoted, command))
 
 
 def log_tail(node: Node, lines: int = 10) -> str:

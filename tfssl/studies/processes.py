@@ -43,7 +43,7 @@ class Processes:
     def start(self, node: Node) -> None:
         limits = thread_limits(max(1, cores() // self.slots))
         # What the user has set is left alone.
-        self._running[node] = start(node, limits | os.environ)
+        self._running[node] = start(node.command, node.log, limits | os.environ)
 
     def ended(self) -> list[tuple[Node, bool]]:
         found = [n for n, p in self._running.items() if p.poll() is not None]
@@ -59,28 +59,29 @@ def thread_limits(cores: int) -> dict[str, str]:
 
 
 def start(
-    node: Node,
+    command: Sequence[str],
+    log: Path,
     environment: Mapping[str, str],
     folder: str | None = None,
     launcher: Sequence[str] = (),
 ) -> subprocess.Popen:
-    """Starts a node's command, with its output appended to its log.
+    """Starts a command, with its output appended to its log.
 
     Args:
-      node: Only its command and log are looked at.
+      command, log: As of a node.
       environment: Of the process.
       folder: Where it starts, and what the log is relative to; None: here.
       launcher: A program that the command is given to.
     """
-    path = Path(folder or "", node.log)
+    path = Path(folder or "", log)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as log:
-        log.write(f"$ {command_line(node)}\n".encode())
-        log.flush()
+    with open(path, "ab") as output:
+        output.write(f"$ {command_line(command)}\n".encode())
+        output.flush()
         return subprocess.Popen(
-            [*launcher, *node.command],
+            [*launcher, *command],
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=output,
             stderr=subprocess.STDOUT,
             cwd=folder,
             env=environment,

@@ -178,8 +178,8 @@ def _run(command: list[str], log: str, folder: str, changes: dict[str, str]) -> 
       Again: It was asked to end.
     """
     launcher = [sys.executable, "-I", "-c", _LAUNCHER, str(os.getpid())]
-    node = Node("", command, Path(log), bool)
-    process = processes.start(node, os.environ | changes, folder, launcher)
+    environment = os.environ | changes
+    process = processes.start(command, Path(log), environment, folder, launcher)
     try:
         code = process.wait()
     finally:  # When the task is cancelled.

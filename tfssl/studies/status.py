@@ -106,7 +106,7 @@ def is_running(run_dir: Path) -> bool:
     try:
         with (run_dir / ".lock").open() as file:
             try:
-                # For an instant, in which a run that wants to start would be refused.
+                # For an instant, which a run that wants to start waits for.
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True

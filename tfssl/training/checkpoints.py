@@ -122,7 +122,8 @@ def _paths(folder: Path) -> list[str]:
 def _list_anew(folder: Path) -> None:
     """Writes TensorFlow's list of the checkpoints from what lies in the folder.
 
-    Were the list lost or empty, they would be passed over in silence.
+    Without it the manager would not know them, and the next one written would be the
+    only one to stay.
     """
     paths = _paths(folder)
     if paths:
