@@ -41,10 +41,10 @@ from pytorch_resnet import TorchResNet18, to_torch
 from tfssl import randomness
 from tfssl.attacks.balls import Linf
 from tfssl.attacks.pgd import PGD
-from tfssl.folding import Folded
 from tfssl.losses import classification
 from tfssl.models.resnet import resnet18
 from tfssl.objectives.classification import Classification
+from tfssl.training.network import Network
 from tfssl.training.optimizers import sgd
 from tfssl.training.term import Term
 from tfssl.training.trainer import Trainer
@@ -129,31 +129,32 @@ def random_batch(size: int) -> dict[str, tf.Tensor]:
 
 
 def parts(
-    model: keras.Model, batch: dict[str, tf.Tensor]
+    trainer: Trainer, batch: dict[str, tf.Tensor]
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """What no step can do without: (K input gradients, an update), written plainly."""
-    folded = Folded(model)  # As the step does: it is the same work that is compared.
+    # As the step does: it is the same work that is compared.
+    network = Network(trainer.backbone, trainer.precision)
+    variables = trainer.trainable_variables
     optimizer = sgd(LEARNING_RATE, WEIGHT_DECAY, MOMENTUM)
-    optimizer.build(model.trainable_variables)
+    optimizer.build(variables)
 
     @tf.function(autograph=False)
     def gradient(image):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(image)
-            logits = folded.at_present()(image)
+            features = network.for_attack(training=False, whole=True)(image, False)
+            logits = trainer.classifier(features)
             loss = classification.cross_entropy(batch["label"], logits)
         return tape.gradient(loss, image)
 
     @tf.function(autograph=False)
     def update(image):
         with tf.GradientTape() as tape:
-            logits = model(image, training=True)
+            logits = trainer.classifier(network(image, training=True))
             loss = classification.cross_entropy(batch["label"], logits)
             loss = tf.reduce_mean(loss)
-        gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply_gradients(
-            zip(gradients, model.trainable_variables, strict=True)
-        )
+        gradients = tape.gradient(loss, variables)
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
     def gradients():
         for _ in range(ATTACK_STEPS.value):
@@ -168,9 +169,6 @@ def measure(width: int, dtype: str) -> tuple[dict, dict[str, list[float]]]:
     Raises:
       AssertionError: PyTorch's loss is another: the work is not the same.
     """
-    keras.config.set_dtype_policy(
-        "mixed_bfloat16" if dtype == "bfloat16" else "float32"
-    )
     keras.utils.set_random_seed(0)
     batch = random_batch(BATCH_SIZE.value)
     attack = PGD(Linf(), EPSILON, ATTACK_STEPS.value)
@@ -179,6 +177,7 @@ def measure(width: int, dtype: str) -> tuple[dict, dict[str, list[float]]]:
         10,
         [Term(Classification(), example="adv", attack_weight=1.0)],
         attack,
+        precision=dtype,
     )
     trainer.compile(optimizer=sgd(LEARNING_RATE, WEIGHT_DECAY, MOMENTUM))
     trainer.optimizer.build(trainer.trainable_variables)
@@ -205,7 +204,7 @@ def measure(width: int, dtype: str) -> tuple[dict, dict[str, list[float]]]:
                 f"not the same work: the loss is {ours} here and {theirs} in {name}"
             )
 
-    gradients, update = parts(model, batch)
+    gradients, update = parts(trainer, batch)
     contestants |= {
         "step": lambda: step(batch),
         "gradients": gradients,

@@ -92,6 +92,11 @@ class Folded:
             for operation in network.operations
         )
 
+    @property
+    def folds(self) -> bool:
+        """Whether there is anything to fold."""
+        return bool(self._pairs)
+
     def at_present(self) -> Callable[..., tf.Tensor]:
         """The network with the weights it has now, as a function of images."""
         if not self._pairs:

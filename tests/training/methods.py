@@ -90,6 +90,15 @@ METHODS = {
     ),
     "rocl": lambda: ([Term(RoCL(8, 4), 1.0, "adv", 1.0, "views")], {}),
     "acl": lambda: (acl(SimCLR(8, 4)), {"dual_batch_norm": True}),
+    "simclr_in_parts": lambda: ([Term(SimCLR(8, 4))], {"micro_batches": 2}),
+    "acl_in_parts": lambda: (
+        acl(SimCLR(8, 4)),
+        {"dual_batch_norm": True, "micro_batches": 2},
+    ),
+    "trades_in_parts": lambda: (
+        [Term(Classification()), Term(KL(), 6.0, "adv", 1.0)],
+        {"micro_batches": 4},
+    ),
     "attack_in_training_mode": lambda: (
         [classify()],
         {"attack": attack(batch_norm="training")},

@@ -101,7 +101,7 @@ def load_tensorflow() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # TensorFlow itself leaves oneDNN out on a CPU that has AVX2 but not AVX-512, where
-    # it trains a ResNet 1.7 times as fast.
+    # it trains a ResNet half as fast again (docs/results.md).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     sys.stderr.flush()
     stderr = os.dup(2)

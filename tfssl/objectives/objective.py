@@ -46,7 +46,11 @@ class Objective:
         self.head = None
 
     def follow(self, backbone: keras.Model) -> None:
-        """Makes what needs the backbone itself, such as a teacher; after `build`."""
+        """Makes what needs the backbone itself, such as a teacher; after `build`.
+
+        Args:
+          backbone: A Keras model, or what has its `stateless_call` and variables.
+        """
 
     def views(self, image: tf.Tensor, batch: types.Batch) -> tf.Tensor:
         """What the network sees of `image` [b, h, w, c]: [b, (v,) h, w, c].

@@ -24,6 +24,7 @@ Logs = Sequence[Mapping[str, float]]
 
 _STEADY = 100  # Steps: fewer are too few to judge by.
 _ROBUST = 0.1  # Accuracy that an attack has to leave before its fall says anything.
+_LEAST_SCALE = 2.0**-14  # With a loss so small, gradients vanish in float16.
 _SHOWN = 8  # Ids in a message.
 
 
@@ -73,6 +74,11 @@ class Guards:
           UserError: The run has gone wrong.
         """
         step = int(rows[-1]["step"])
+        if logs[-1].get("loss_scale", 1) < _LEAST_SCALE:
+            raise UserError(
+                f"at step {step} gradients overflow in float16 however small the loss"
+                " is scaled: PRECISION = 'bfloat16' does not know this"
+            )
         if step > last_step / 10:
             rank = self.collapse_rank if step >= _STEADY else None
             _check_collapse(rows[-1], self.collapse, rank)

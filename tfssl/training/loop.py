@@ -157,10 +157,10 @@ def train(
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(seed)
     strategy = strategy()
-    if batch_size % strategy.num_replicas_in_sync:
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
         raise UserError(
-            f"batch_size {batch_size} does not divide by the"
-            f" {strategy.num_replicas_in_sync} replicas"
+            f"batch_size {batch_size} does not divide by the {replicas} replicas"
         )
     steps_per_epoch = dataset.size("train") // batch_size
     if not steps_per_epoch:
@@ -185,6 +185,11 @@ def train(
         rate = learning_rate
         if epochs:
             rate = schedule(learning_rate, last_step, steps_per_epoch)
+        if batch_size % (replicas * model.micro_batches):
+            raise UserError(
+                f"batch_size {batch_size} does not divide by {replicas} replicas x"
+                f" {model.micro_batches} micro-batches"
+            )
         model.last_step = last_step
         model.compile(optimizer=optimizer(learning_rate=rate))
         model.optimizer.build(model.trainable_variables)
@@ -314,7 +319,8 @@ def train(
         row = {"step": step, "epoch": step / steps_per_epoch}
         logs = fetched(step)
         row |= _means(logs)
-        row["learning_rate"] = float(rate(step - 1))  # Updates count from 0.
+        updates = int(model.optimizer.iterations.numpy())
+        row["learning_rate"] = float(rate(max(updates - 1, 0)))  # Of the last one.
         seconds = time.perf_counter() - since
         row["images_per_second"] = (step - begun) * batch_size / seconds
         if is_validated(step):

@@ -12,7 +12,7 @@ class Passes:
     """The `types.Forward` of one step: each tensor goes through the network once.
 
     Args:
-      backbone: `backbone(image, training)`, [n, h, w, c] to features [n, d].
+      backbone: `backbone(image, training)`, [..., h, w, c] to features [..., d].
       classifier: Features [n, d] to logits [n, k], or None.
       training: Mode of BatchNorm.
       updates: Whether the step's update is computed, and not its attack.
@@ -37,7 +37,8 @@ class Passes:
         """Images [..., h, w, c] to features [..., d]."""
         # The tensor is kept beside its result, so that its id is not given to another.
         if id(image) not in self._features:
-            self._features[id(image)] = (image, self._through(image))
+            features = self._backbone(image, training=self.training)
+            self._features[id(image)] = (image, features)
         return self._features[id(image)][1]
 
     def logits(self, image: tf.Tensor) -> tf.Tensor:
@@ -63,10 +64,6 @@ class Passes:
         parts = tf.split(features, sizes, num=len(sizes))
         for image, part in zip(images, parts, strict=True):
             self._features[id(image)] = (image, _unflatten(part, image))
-
-    def _through(self, image: tf.Tensor) -> tf.Tensor:
-        flat = tf.reshape(image, [-1, *image.shape[-3:]])
-        return _unflatten(self._backbone(flat, training=self.training), image)
 
 
 class Detached:

@@ -11,11 +11,11 @@ import keras
 import tensorflow as tf
 
 from tfssl import distribute, randomness
-from tfssl.folding import Folded
 from tfssl.training import collapse
+from tfssl.training.network import Network, agreed, in_turn, loss_scaled
 from tfssl.training.passes import Detached, Passes
 from tfssl.training.term import Term
-from tfssl.types import Batch, UserError
+from tfssl.types import Batch, LossFn, UserError
 
 
 @gin.register(module="tfssl.training")
@@ -38,9 +38,16 @@ class Trainer(keras.Model):
       ema_decay: If given, keep an average of all weights and BatchNorm statistics,
         average = decay * average + (1 - decay) * value after each step; it is what is
         validated and exported.
+      precision: What the backbone computes in, 'float32', 'bfloat16' or 'float16', see
+        `tfssl.training.network`. What is exported and validated is float32.
+      micro_batches: Parts, one after another, in which the backbone and the attack get
+        the examples of a replica, so that less memory is needed; BatchNorm normalises
+        each by itself.
+      jit_attack: Compile with XLA what attacks need of the backbone; not if they have
+        BatchNorm in training mode.
 
     Raises:
-      UserError: Terms and attack do not fit together.
+      UserError: Terms and attack do not fit together, or a setting is out of range.
     """
 
     def __init__(
@@ -52,6 +59,9 @@ class Trainer(keras.Model):
         one_pass: bool = False,
         dual_batch_norm: bool = False,
         ema_decay: float | None = None,
+        precision: str = "float32",
+        micro_batches: int = 1,
+        jit_attack: bool = False,
     ):
         super().__init__(name="trainer")
         if ema_decay is not None and not 0 <= ema_decay < 1:
@@ -61,14 +71,20 @@ class Trainer(keras.Model):
                 "one_pass sends whole images through the network as one batch: methods"
                 " that compare views have passes of their own"
             )
-        if dual_batch_norm and one_pass:
+        if one_pass and (dual_batch_norm or micro_batches != 1):
             raise UserError(
-                "one_pass normalises all inputs together: no dual BatchNorm"
+                "one_pass normalises all inputs together: no dual BatchNorm, and no"
+                " micro_batches"
             )
         self.backbone = backbone
+        how = (precision, micro_batches, attack is not None, jit_attack)
+        self._network = self._clean_network = Network(backbone, *how)
         self.dual_batch_norm = dual_batch_norm
         if dual_batch_norm:
             self.clean_backbone = _twin(backbone)
+            self._clean_network = Network(self.clean_backbone, *how)
+        self.precision = precision
+        self.micro_batches = micro_batches
         self.attack = attack
         self.one_pass = one_pass
         self.ema_decay = ema_decay
@@ -86,19 +102,24 @@ class Trainer(keras.Model):
         self.objectives = list({id(t.objective): t.objective for t in terms}.values())
         for objective in self.objectives:
             objective.build(dim, num_classes)
-            objective.follow(backbone)
+            objective.follow(self._network)
             if objective.state and sum(t.objective is objective for t in terms) > 1:
                 raise UserError(
                     f"{objective.name} has a teacher, a queue or a centre, which two"
                     " terms would both move: it can be in one term only"
                 )
         self.heads = [o.head for o in self.objectives if o.head is not None]
-        self._folded = Folded(backbone) if attack is not None else None
         if ema_decay is not None:
             self.averages = [
                 distribute.state(v.value, f"average/{v.path}") for v in self._averaged()
             ]
         self.built = True
+
+    def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Sets the optimizer; in float16 its losses are scaled."""
+        if self.precision == "float16":
+            optimizer = loss_scaled(optimizer)
+        super().compile(optimizer=optimizer)
 
     def exported(self) -> keras.Model:
         """A plain functional model, image to logits, or to features if no term
@@ -117,11 +138,11 @@ class Trainer(keras.Model):
         self._check_sizes(batch)
         batch = {**batch, "progress": self._progress()}
         views = self._views(batch, self._examples(batch))
-        passes = Passes(self.backbone, self.classifier, True, updates=True)
+        passes = Passes(self._network, self.classifier, True, updates=True)
         clean = passes
         if self.dual_batch_norm:
-            clean = Passes(self.clean_backbone, self.classifier, True, updates=True)
-        probe = Detached(Passes(self.backbone, self.classifier, False, updates=True))
+            clean = Passes(self._clean_network, self.classifier, True, updates=True)
+        probe = Detached(Passes(self._network, self.classifier, False, updates=True))
         logs = {}
         with tf.GradientTape() as tape:
             if self.one_pass:
@@ -163,6 +184,11 @@ class Trainer(keras.Model):
             )
             if gradient is not None
         ]
+        if self.precision == "float16":
+            gradients, variables = zip(*trained, strict=True)
+            trained = zip(agreed(gradients), variables, strict=True)
+            scale = tf.convert_to_tensor(self.optimizer.dynamic_scale)
+            logs["loss_scale"] = scale / distribute.replicas()
         self.optimizer.apply_gradients(trained)
         for objective in self.objectives:
             objective.after_step(self._progress())  # The optimizer has counted.
@@ -199,14 +225,23 @@ class Trainer(keras.Model):
                 for name, term in self.terms.items()
                 if term.example == example
             }
-            loss_fn, inputs = self._attacked(terms, batch)
-            seed = randomness.fold(batch["seed"], f"attack/{example}")
             gathers = any(term.objective.gathers for term in terms.values())
-            unrolled = gathers and distribute.replicas() > 1
-            examples[example] = self.attack(loss_fn, inputs, seed, unrolled=unrolled)
+            training = getattr(self.attack, "batch_norm", "inference") == "training"
+            whole = gathers or training
+            talks = gathers and distribute.replicas() > 1
+
+            def search(batch, terms=terms, example=example, whole=whole, talks=talks):
+                loss_fn, inputs = self._attacked(terms, batch, whole)
+                seed = randomness.fold(batch["seed"], f"attack/{example}")
+                return self.attack(loss_fn, inputs, seed, unrolled=talks)
+
+            parts = 1 if whole else self.micro_batches
+            examples[example] = in_turn(search, batch, parts)
         return examples
 
-    def _attacked(self, terms: Mapping[str, Term], batch: Batch) -> tuple:
+    def _attacked(
+        self, terms: Mapping[str, Term], batch: Batch, whole: bool
+    ) -> tuple[LossFn, dict[str, tf.Tensor]]:
         """The loss that an example maximises, and the inputs it starts from."""
         maximised = {name: t for name, t in terms.items() if t.attack_weight}
         inputs = {}
@@ -217,13 +252,12 @@ class Trainer(keras.Model):
                 inputs[name] = term.objective.views(batch["image"], batch)
 
         training = getattr(self.attack, "batch_norm", "inference") == "training"
+        network = self._network.for_attack(training, whole)
         constant = batch
         for name, term in maximised.items():
             views = _look(name, term, inputs, batch)
-            passes = Passes(self.backbone, self.classifier, training)
+            passes = Passes(network, self.classifier, training)
             constant = term.objective.before_attack(passes, views, constant)
-
-        network = self.backbone if training else self._folded.at_present()
 
         def loss_fn(perturbed):
             passes = Passes(network, self.classifier, training)

@@ -1,0 +1,361 @@
+"""How the backbone is computed: in which precision, and in how many parts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfssl import distribute
+from tfssl.folding import Folded
+from tfssl.types import UserError
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+# float16 ends at 65504, and gradients grow on their way.
+_LARGEST = 2.0**7
+
+
+class Network:
+    """The function of a backbone, with the backbone's own variables.
+
+    In one of the shorter floats its layers compute, but for three: images are
+    normalised in float32, as 8/255 is only two steps of bfloat16's last digit, features
+    are averaged in float32, and BatchNorm takes its statistics in it. Weights and their
+    updates are float32, and so is all that comes after the features.
+
+    Of micro-batches nothing is kept for the gradient but images and features; the rest
+    is computed again once the gradients of the features are known. So a loss may
+    compare all images of a batch, in the memory of one part (GradCache: Gao et al.
+    2021, arXiv:2101.06983). BatchNorm normalises each part by itself ("ghost batches")
+    and moves its statistics once, by their mean.
+
+    Args:
+      backbone: Functional model, images [n, h, w, c] in [0, 1] to features [n, d].
+      precision: 'float32', 'bfloat16' or 'float16'.
+      micro_batches: k, by which the number of examples must divide. Every k-th example
+        is in the same part: so are those of several replicas.
+      attacked: Whether `for_attack` will be asked for.
+      jit_attack: Whether that is compiled with XLA, unless BatchNorm is in training
+        mode: replicas cannot talk to one another in what is compiled. Nor is anything
+        random in it, which XLA would draw otherwise.
+
+    Raises:
+      UserError: There is no such precision, or number of micro-batches.
+    """
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        precision: str = "float32",
+        micro_batches: int = 1,
+        attacked: bool = True,
+        jit_attack: bool = False,
+    ):
+        if precision not in PRECISIONS:
+            raise UserError(
+                f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}"
+            )
+        if not isinstance(micro_batches, int) or micro_batches < 1:
+            raise UserError(
+                "micro_batches must be a whole number, at least 1, not"
+                f" {micro_batches!r}"
+            )
+        self._backbone = backbone
+        self._precision = precision
+        self._parts = micro_batches
+        self._jit = jit_attack
+        self._layers = backbone
+        if precision != "float32":
+            self._layers = _in_precision(backbone, precision)
+        # In shorter floats the folded network rounds so differently that what fools it
+        # need not fool the other.
+        self._folded = None
+        if attacked and precision == "float32":
+            folded = Folded(backbone)
+            self._folded = folded if folded.folds else None
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        return self._backbone.trainable_variables
+
+    @property
+    def non_trainable_variables(self) -> list[keras.Variable]:
+        return self._backbone.non_trainable_variables
+
+    def __call__(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Images [b, ..., h, w, c] to features [b, ..., d], float32."""
+        if self._layers is self._backbone and self._parts == 1:
+            return _flat(self._backbone)(image, training=training)
+        trained, others = self._values()
+        features, after = self.stateless_call(trained, others, image, training)
+        for variable, value in zip(self.non_trainable_variables, after, strict=True):
+            variable.assign(value)
+        return features
+
+    def stateless_call(
+        self,
+        trained: Sequence[tf.Tensor],
+        others: Sequence[tf.Tensor],
+        image: tf.Tensor,
+        training: bool = False,
+    ) -> tuple[tf.Tensor, Sequence[tf.Tensor]]:
+        """The same for other values of the variables, as in Keras.
+
+        Returns:
+          Features, and what the variables that are not trained become.
+        """
+
+        def call(image: tf.Tensor, *weights: tf.Tensor):
+            states = []
+
+            def features(flat: tf.Tensor) -> tf.Tensor:
+                found, after = self._layers.stateless_call(
+                    weights, others, flat, training=training
+                )
+                states.extend(after)
+                return found
+
+            return _flat(features)(image), states
+
+        if self._parts == 1:
+            return call(image, *trained)
+        return _in_parts(call, self._parts, image, trained, others)
+
+    def for_attack(self, training: bool, whole: bool) -> Callable[..., tf.Tensor]:
+        """The network with the weights it has now, for gradients of images.
+
+        Args:
+          training: Mode of BatchNorm.
+          whole: Whether it will get whole batches, and not one micro-batch at a time.
+
+        Raises:
+          UserError: In float16 with BatchNorm in training mode.
+        """
+        if training:
+            if self._precision == "float16":
+                raise UserError(
+                    "with precision 'float16' BatchNorm has to be in inference mode in"
+                    " attacks (PGD.batch_norm); 'bfloat16' takes both"
+                )
+            return self
+        if self._folded is not None:
+            network = self._folded.at_present()
+        else:
+            trained, others = self._values()
+
+            def network(image: tf.Tensor) -> tf.Tensor:
+                return self._layers.stateless_call(trained, others, image)[0]
+
+        if self._precision == "float16":
+            network = _scaled(network)
+        if self._jit:
+            network = tf.function(network, autograph=False, jit_compile=True)
+        network = _flat(network)
+        if not whole or self._parts == 1:
+            return lambda image, training: network(image)
+        return lambda image, training: _in_parts(
+            lambda part: (network(part), []), self._parts, image
+        )[0]
+
+    def _values(self) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        return (
+            [tf.convert_to_tensor(v) for v in self.trainable_variables],
+            [tf.convert_to_tensor(v) for v in self.non_trainable_variables],
+        )
+
+
+def loss_scaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer for float16: it scales losses, and leaves out steps that overflow.
+
+    Steps that are left out do not count for schedules.
+    """
+    return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")
+
+
+def agreed(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Gradients that are finite on all replicas, or NaN on all.
+
+    `keras.optimizers.LossScaleOptimizer` looks at those of one replica before they are
+    summed, as if they were the sum.
+    """
+    if distribute.replicas() == 1:
+        return list(gradients)
+    sums = tf.stack([tf.reduce_sum(0.0 * gradient) for gradient in gradients])
+    either = tf.reduce_sum(distribute.gather(sums))
+    return [gradient + either for gradient in gradients]
+
+
+def in_turn(function: Callable[[Any], Any], batch: Any, parts: int) -> Any:
+    """Applies a function to equal parts of a batch, in the memory of one.
+
+    Args:
+      function: From a nest of tensors to another, example by example.
+      batch: Tensors [b, ...], and scalars, which belong to each part.
+      parts: How many.
+
+    Returns:
+      What it makes of the parts, joined: a nest of [b, ...].
+    """
+    if parts == 1:
+        return function(batch)
+    flat = [
+        _split(x, parts) if x.shape.rank else [x] * parts
+        for x in tf.nest.flatten(batch)
+    ]
+    found = []
+    for part in zip(*flat, strict=True):
+        part = [_after(x, tf.nest.flatten(found[-1:])) for x in part]
+        found.append(function(tf.nest.pack_sequence_as(batch, part)))
+    return tf.nest.map_structure(lambda *these: _join(these), *found)
+
+
+def _after(x: tf.Tensor, these: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The same tensor, but only once these are there.
+
+    Without it, parts would be computed side by side, and nothing be won.
+    """
+    with tf.control_dependencies(these):
+        return tf.identity(x)
+
+
+def _split(x: tf.Tensor, parts: int) -> list[tf.Tensor]:
+    """[b, ...] to k of [b/k, ...], of which the i-th has the examples i, i + k, .."""
+    return tf.unstack(tf.reshape(x, [-1, parts, *x.shape[1:]]), axis=1)
+
+
+def _join(these: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Undoes `_split`."""
+    stacked = tf.stack(these, axis=1)
+    return tf.reshape(stacked, [-1, *stacked.shape[2:]])
+
+
+def _flat(network: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """From [n, h, w, c] to [n, d], to from [..., h, w, c] to [..., d]."""
+
+    def run(image: tf.Tensor, **kwargs: Any) -> tf.Tensor:
+        features = network(tf.reshape(image, [-1, *image.shape[-3:]]), **kwargs)
+        leading = tf.shape(image)[:-3]
+        shaped = tf.reshape(features, tf.concat([leading, tf.shape(features)[1:]], 0))
+        shaped.set_shape([*image.shape[:-3], *features.shape[1:]])
+        return shaped
+
+    return run
+
+
+def _in_precision(network: keras.Model, precision: str) -> keras.Model:
+    """A network of the same layers, most of which compute in a shorter float.
+
+    Its weights are at their initial values, for which nothing may be drawn that others
+    are to draw after it.
+    """
+    outputs = tf.nest.flatten(network.get_config()["output_layers"])
+    in_float32 = (
+        keras.layers.InputLayer,
+        keras.layers.Normalization,
+        keras.layers.Rescaling,
+    )
+
+    def clone(layer: keras.Layer) -> keras.Layer:
+        config = layer.get_config()
+        if not isinstance(layer, in_float32) and layer.name not in outputs:
+            config["dtype"] = f"mixed_{precision}"
+        return type(layer).from_config(config)
+
+    state = random.getstate()
+    try:
+        return keras.models.clone_model(network, clone_function=clone)
+    finally:
+        random.setstate(state)
+
+
+def _in_parts(
+    call: Callable[..., tuple[tf.Tensor, Sequence[tf.Tensor]]],
+    parts: int,
+    image: tf.Tensor,
+    weights: Sequence[tf.Tensor] = (),
+    others: Sequence[tf.Tensor] = (),
+) -> tuple[tf.Tensor, Sequence[tf.Tensor]]:
+    """Calls a network part by part, in the memory of one.
+
+    Args:
+      call: From a part of the images, and weights, to its features and what `others`
+        become. No variable may be read in it.
+      parts: How many; they are equal.
+      image: [b, ..., h, w, c].
+      weights: What gradients are asked for, beside the images.
+      others: Values of the variables that are not trained.
+
+    Returns:
+      Features [b, ..., d], and the means of what `others` become.
+    """
+
+    @tf.custom_gradient
+    def run(image, *weights):
+        images = _split(image, parts)
+        features, states = [], []
+        for part in images:
+            found, state = call(_after(part, features[-1:]), *weights)
+            features.append(found)
+            states.append(state)
+
+        def gradient(upstream, *_):
+            image_gradients = []
+            totals = [tf.zeros_like(weight) for weight in weights]
+            done = [upstream]
+            for part, share in zip(images, _split(upstream, parts), strict=True):
+                part = _after(part, done)
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch((part, weights))
+                    found, _ = call(part, *weights)
+                mine = tape.gradient(
+                    found,
+                    [part, *weights],
+                    share,
+                    unconnected_gradients=tf.UnconnectedGradients.ZERO,
+                )
+                image_gradients.append(mine[0])
+                totals = [a + b for a, b in zip(totals, mine[1:], strict=True)]
+                done = totals or mine
+            return _join(image_gradients), *totals
+
+        moved = [_moved(*values) for values in zip(others, *states, strict=True)]
+        return (_join(features), *moved), gradient
+
+    features, *moved = run(image, *weights)
+    return features, moved
+
+
+def _moved(before: tf.Tensor, *after: tf.Tensor) -> tf.Tensor:
+    """The mean of what a variable becomes; exactly as before if nothing moves it."""
+    if not before.dtype.is_floating:
+        return after[-1]
+    return before + tf.add_n([value - before for value in after]) / len(after)
+
+
+def _scaled(network: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
+    """The same function, with gradients that do not vanish in float16.
+
+    How large the gradient of an image is depends on how sure the network is of it, so
+    each has a scale of its own, by which it is divided again at the end. No image may
+    have to do with another.
+    """
+
+    @tf.custom_gradient
+    def run(image):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(image)
+            features = network(image)
+
+        def gradient(upstream):
+            largest = tf.reduce_max(tf.abs(upstream), 1, keepdims=True)
+            scale = _LARGEST / tf.maximum(largest, 1e-30)
+            found = tape.gradient(features, image, upstream * scale)
+            return found / scale[:, :, tf.newaxis, tf.newaxis]
+
+        return features, gradient
+
+    return run
