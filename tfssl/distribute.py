@@ -278,18 +278,44 @@ def add(strategy_: tf.distribute.Strategy, value):
 def concatenate(strategy_: tf.distribute.Strategy, value):
     """Puts the replicas' [b/r, ...] results behind one another: a nest of [b, ...].
 
-    All workers get the results of all replicas.
+    All workers get the results of all replicas. They can send one another no bool and
+    no uint8: `collect` sees to that.
     """
     if workers() == 1:
         return tf.nest.map_structure(
             lambda v: tf.concat(strategy_.experimental_local_results(v), axis=0), value
         )
-    return tf.nest.map_structure(lambda v: _gathered(strategy_, v), value)
+    return tf.nest.map_structure(lambda v: strategy_.gather(v, axis=0), value)
 
 
-def _gathered(strategy_: tf.distribute.Strategy, value) -> tf.Tensor:
-    local = strategy_.experimental_local_results(value)
-    dtype = local[0].dtype
-    if dtype in (tf.bool, tf.uint8):  # No worker can send these.
-        value = strategy_.run(lambda v: tf.cast(v, tf.int32), (value,))
-    return tf.cast(strategy_.gather(value, axis=0), dtype)
+def collect(
+    strategy_: tf.distribute.Strategy,
+    function: Callable[..., dict[str, tf.Tensor]],
+    arguments: Sequence,
+) -> dict[str, tf.Tensor]:
+    """Calls a function on all replicas and puts their results behind one another.
+
+    Args:
+      strategy_: Whose replicas.
+      function: From its replica's share of the arguments to results [b/r, ...] by name.
+      arguments: Per-replica values, or what is the same for all.
+
+    Returns:
+      Tensors [b, ...] by name, of any type, for all workers.
+    """
+    dtypes = {}
+
+    def sendable(*arguments):
+        results = function(*arguments)
+        dtypes.update({name: value.dtype for name, value in results.items()})
+        return {name: _sendable(value) for name, value in results.items()}
+
+    found = concatenate(strategy_, strategy_.run(sendable, arguments))
+    return {name: tf.cast(value, dtypes[name]) for name, value in found.items()}
+
+
+def _sendable(x: tf.Tensor) -> tf.Tensor:
+    """The same numbers in a type that workers can send one another."""
+    if workers() > 1 and x.dtype in (tf.bool, tf.uint8):
+        return tf.cast(x, tf.int32)
+    return x

@@ -298,8 +298,7 @@ class Subject:
         def on_replica(batch, *arguments):
             return {"id": batch["id"], **function(self.classifier, batch, *arguments)}
 
-        results = self._strategy.run(on_replica, (batch, *arguments))
-        return distribute.concatenate(self._strategy, results)
+        return distribute.collect(self._strategy, on_replica, (batch, *arguments))
 
 
 def _features(classifier: Classifier, batch: Batch) -> dict[str, tf.Tensor]:
