@@ -241,7 +241,7 @@ def on_gpu(precision: str, batch_size: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         params = [
             *("NAME = 'scaling'", "EPOCHS = 4", f"BATCH_SIZE = {batch_size}"),
-            *(f"train.precision = '{precision}'", "strategy.devices = ['GPU:0']"),
+            *(f"Trainer.precision = '{precision}'", "strategy.devices = ['GPU:0']"),
             *GIN_PARAM.value,
         ]
         command = [

@@ -90,9 +90,13 @@ def compare(tmp_path, methods):
     )
     for a, b in zip(found, expected, strict=True):
         del a["images_per_second"], b["images_per_second"]
-        np.testing.assert_allclose(
-            *(list(map(float, x.values())) for x in (a, b)), 1e-3
-        )
+        assert a.keys() == b.keys()
+        for name, value in a.items():
+            # Of 100 examples rounding may turn one.
+            one = 0.01 if name.startswith("accuracy") else 0.0
+            np.testing.assert_allclose(
+                float(value), float(b[name]), rtol=1e-3, atol=one, err_msg=name
+            )
     weights = [
         keras.saving.load_model(folder / "run" / "model.keras").get_weights()
         for folder in (two, one)
