@@ -6,6 +6,7 @@ import socket
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfssl import files, manifest
 from tfssl.evaluation import results
@@ -234,6 +235,16 @@ def test_two_replicas_equal_one(run, two_replicas):
     assert [(r.value, r.low) for r in run("one")] == [
         (r.value, r.low) for r in run("two", strategy=lambda: two_replicas)
     ]
+
+
+def test_tensor_float_32_is_off_and_another_measurement(run):
+    run("a", evaluators=[Clean()])
+    enabled = tf.config.experimental.tensor_float_32_execution_enabled
+    assert not enabled()
+    with pytest.raises(UserError, match="tensor_float_32"):
+        run("a", evaluators=[Clean()], tensor_float_32=True)
+    run("b", evaluators=[Clean()], tensor_float_32=True)
+    assert enabled()
 
 
 def test_names_must_differ(run):
