@@ -1,6 +1,7 @@
 # On a fresh machine: `make quickstart` or `make test`. Everything lands in .venv/.
 PYTHON ?= python3
 VENV := .venv
+JOBS ?= 2
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt
 TAKES_A_WHILE := "Installing TensorFlow and the rest into $(VENV)/: 3 GB, some minutes"
@@ -11,13 +12,14 @@ help:
 	@echo "make test         install, run the tests (ARGS='tests/losses -x' for some)"
 	@echo "make lint         check style and formatting"
 	@echo "make format       mend what 'make lint' finds, where it can"
+	@echo "JOBS=8             processes that the tests are spread over; 2 if not given"
 	@echo "PYTHON=python3.12 chooses the interpreter that .venv is made with"
 
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/tfssl-study quickstart
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(VENV)/bin/ruff check

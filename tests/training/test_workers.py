@@ -22,6 +22,7 @@ from tfssl.types import UserError
 HERE = Path(__file__).parent
 SOME = ["rotation_both", "byol"]
 OTHERS = ["adversarial", "trades", "simclr", "barlow_twins", "swav", "dino"]
+OTHERS += ["acl_in_parts"]
 
 
 def free_ports(count):
