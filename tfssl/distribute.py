@@ -8,21 +8,34 @@ of replicas.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import gin
 import tensorflow as tf
+from absl import logging
 
 from tfssl import files
-from tfssl.types import UserError
+from tfssl.types import Stopped, UserError, positive
+
+# What TensorFlow raises when another worker is gone.
+_LOSSES = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
 
 _cluster: tf.distribute.MultiWorkerMirroredStrategy | None = None
 
 
 @gin.configurable(module="tfssl")
-def join_cluster(kind: str = "auto", port: int = 8888) -> None:
+def join_cluster(kind: str = "auto", port: int = 8888, timeout: float = 600.0) -> None:
     """Joins the other workers of this run, if there are any.
 
     Call it before TensorFlow does anything, once. All workers run the same program with
@@ -35,14 +48,17 @@ def join_cluster(kind: str = "auto", port: int = 8888) -> None:
         srun sets, where each task is a worker. 'none' joins nobody. 'auto' is the first
         of these that the environment speaks of.
       port: Under SLURM the n-th task of a host listens at this port + n.
+      timeout: Seconds until all have come; then the process ends, with exit code 1.
 
     Raises:
-      UserError: The environment does not describe a cluster of that kind.
+      UserError: The environment does not describe a cluster of that kind, or another
+        worker came and went.
     """
     global _cluster
     kinds = ("auto", "none", "slurm", "tf_config")
     if kind not in kinds:
         raise UserError(f"join_cluster.kind is one of {', '.join(kinds)}, not {kind!r}")
+    positive("join_cluster.timeout", timeout)
     if kind == "auto":
         kind = "none"
         if os.environ.get("TF_CONFIG"):
@@ -53,14 +69,41 @@ def join_cluster(kind: str = "auto", port: int = 8888) -> None:
         return
     try:
         resolver = _tf_config() if kind == "tf_config" else _slurm(port)
-        if len(resolver.cluster_spec().as_dict().get("worker", [])) < 2:
+        hosts = resolver.cluster_spec().as_dict().get("worker", [])
+        if len(hosts) < 2:
             return
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"the environment describes no cluster: {reason}") from error
-    _cluster = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    logging.info("waiting for %s, at most %g s", ", ".join(hosts), timeout)
+    with _ends_at_once(timeout):
+        try:
+            _cluster = tf.distribute.MultiWorkerMirroredStrategy(
+                cluster_resolver=resolver
+            )
+        except tf.errors.OpError as error:
+            raise _gone(error) from error
     if not is_chief():
         files.drop_all()
+
+
+@contextlib.contextmanager
+def _ends_at_once(timeout: float) -> Iterator[None]:
+    """Lets signals end the process, and does so itself after so many seconds.
+
+    TensorFlow waits for other workers for an hour, and holds Python's lock all the
+    time: no handler is called, no other thread runs. It also takes SIGTERM for itself,
+    so that the handlers must be set again once it is there.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    handlers = {n: signal.signal(n, signal.SIG_DFL) for n in numbers}
+    faulthandler.dump_traceback_later(timeout, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        for number, handler in handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _tf_config() -> tf.distribute.cluster_resolver.ClusterResolver:
@@ -129,27 +172,41 @@ def is_chief() -> bool:
 
 
 @contextlib.contextmanager
-def in_one_line() -> Iterator[None]:
+def in_one_line(stop: Any = None) -> Iterator[None]:
     """Says in one line that another worker is gone, which stops all of them.
+
+    Args:
+      stop: Of this worker (`signals.Stop`).
 
     Raises:
       UserError: That was it.
+      Stopped: It was, after this worker had been asked to end as well.
     """
     try:
         yield
-    except (
-        tf.errors.AbortedError,
-        tf.errors.CancelledError,
-        tf.errors.DeadlineExceededError,
-        tf.errors.InternalError,
-        tf.errors.UnavailableError,
-    ) as error:
-        if _cluster is None:
+    except (tf.errors.OpError, UserError) as error:
+        if not is_loss(error):
             raise
-        raise UserError(
-            "another worker is gone, or cannot be reached: start all of them again with"
-            f" the same command ({str(error).splitlines()[0][:200]})"
-        ) from error
+        if stop is not None and stop.asked:
+            raise Stopped(f"stopped by {stop.asked}") from error
+        raise _gone(error) from error
+
+
+def is_loss(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, says that another worker is gone.
+
+    What reads a file ends with these as well: its variables are copied to all workers.
+    """
+    if _cluster is None or error is None:
+        return False
+    return isinstance(error, _LOSSES) or is_loss(error.__context__)
+
+
+def _gone(error: Exception) -> UserError:
+    return UserError(
+        "another worker is gone, or cannot be reached: start all of them again with"
+        f" the same command ({str(error).splitlines()[0][:200]})"
+    )
 
 
 def same_everywhere(name: str, number: int) -> None:

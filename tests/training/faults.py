@@ -1,12 +1,18 @@
 """Kills trainings and evaluations at random moments; they must end as undisturbed ones.
 
   python tests/training/faults.py --kills 30
+  python tests/training/faults.py --kills 30 --workers 2
 
 Each kill is followed by the same command, until that finishes; then what it has left is
 compared with what an undisturbed run has: weights and outcomes bit by bit, metrics.csv
 but for images_per_second, rows of results. Two kills in three come with one of the
 changes in the run's folder, to hit the writing of files, the others at any time. One
 in four is SIGTERM, which must end with exit code 75 or, near the end, 0.
+
+With several workers, over the loopback device, it is any one of them that is killed,
+sometimes while they still wait for each other. The others must end by themselves and
+say that a worker is gone; then all are started again. One that is not the chief trains
+on after SIGTERM.
 
 A process starts as a copy (fork) of one that has imported TensorFlow and done nothing
 with it: a start takes no time, and dozens of kills some minutes. It is tiny networks on
@@ -19,6 +25,7 @@ import argparse
 import collections
 import csv
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -29,10 +36,11 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from loopback import tf_configs
 
 TRAIN = ["runs/train.gin", "data/digits.gin", "models/tiny.gin", "terms/standard.gin"]
 TRAIN_PARAMS = [
@@ -47,11 +55,15 @@ TRAIN_PARAMS = [
 DIFFERS = ("seconds", "environment")
 EVALUATE = ["evaluation/noise_linf.gin"]
 EVALUATE_PARAMS = ["evaluate.examples=120", "evaluate.batch_size=20"]
+# What workers say who have lost another one: `distribute`, or its watchdog.
+GONE = ("another worker is gone", "Timeout (")
+WORKERS_PARAMS = ["join_cluster.timeout=20"]
+SECONDS = 60  # In which they must.
 
 
-def train(run_dir: Path) -> list[str]:
-    """The command line of a training."""
-    return ["train", *_flags(run_dir, TRAIN, TRAIN_PARAMS)]
+def train(run_dir: Path, params: Sequence[str] = ()) -> list[str]:
+    """The command line of a training, with further bindings."""
+    return ["train", *_flags(run_dir, TRAIN, [*TRAIN_PARAMS, *params])]
 
 
 def evaluate(run_dir: Path) -> list[str]:
@@ -73,9 +85,11 @@ class Task:
       command: Its command line, of a run directory.
       prepare: Makes a new run directory.
       whole: The run directory of the undisturbed run.
-      changes, seconds: Of that.
+      workers: How many processes run it together.
+      changes, seconds: Of the undisturbed run.
       killed: Kills by name of the signal.
       amid: Kills that left a file half-written.
+      waited: Seconds at most until the other workers had ended, too.
       finished: Runs that went on to their end.
     """
 
@@ -83,17 +97,21 @@ class Task:
     command: Callable[[Path], list[str]]
     prepare: Callable[[Path], None]
     whole: Path
+    workers: int = 1
     changes: int = 0
     seconds: float = 0.0
     killed: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     amid: int = 0
+    waited: float = 0.0
     finished: int = 0
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{n} {name}" for name, n in sorted(self.killed.items()))
+        others = f" others ended within {self.waited:.0f} s;" if self.waited else ""
         return (
             f"{self.name}: {self.killed.total()} kills ({kinds or 'none'}),"
-            f" {self.amid} amid a write; {self.finished} runs ended as undisturbed"
+            f" {self.amid} amid a write;{others} {self.finished} runs ended as"
+            " undisturbed"
         )
 
 
@@ -116,12 +134,21 @@ def disturb(task: Task, kills: int, folder: Path, chance: random.Random) -> None
             else:
                 moment = {"second": chance.uniform(0, task.seconds / 2)}
             later = chance.choice([0.0, chance.uniform(0, 0.02)])
-            code = run(task, run_dir, number, later, **moment)[0]
-            if code == 0:
+            worker = 0
+            if task.workers > 1:
+                worker = chance.randrange(task.workers)
+                if chance.random() < 1 / 6:  # While they wait for each other.
+                    number, moment = signal.SIGKILL, {"change": 0}
+                    later = chance.uniform(0, 2)
+            codes = run(task, run_dir, number, worker, later, **moment)[0]
+            if not any(codes):
                 break
             expected = -signal.SIGKILL if number == signal.SIGKILL else os.EX_TEMPFAIL
-            assert code == expected, f"exit code {code} after {number.name}, {run_dir}"
-            task.killed[number.name] += 1
+            assert codes[worker] == expected, (
+                f"exit code {codes[worker]} after {number.name}, {run_dir}"
+            )
+            whom = f" of worker {worker}" if task.workers > 1 else ""
+            task.killed[number.name + whom] += 1
             left = [*run_dir.rglob(".[0-9]*"), *run_dir.rglob("ckpt-*_temp*")]
             task.amid += bool(left)
         else:
@@ -137,45 +164,63 @@ def run(
     task: Task,
     run_dir: Path,
     number: signal.Signals | None = None,
+    worker: int = 0,
     later: float = 0.0,
     change: float = float("inf"),
     second: float = float("inf"),
-) -> tuple[int, int, float]:
-    """Runs a task, to its end or until it is sent a signal.
+) -> tuple[list[int], int, float]:
+    """Runs a task, to its end or until one of its processes is sent a signal.
 
     Args:
       task, run_dir: What.
       number: The signal.
+      worker: Which process gets it.
       later: Seconds from the moment to the signal.
-      change: The moment, as a number of changes in the folder.
+      change: The moment, as a number of changes in the folder; 0 is the start.
       second: The moment, as a time since the first change: the lock.
 
     Returns:
-      Its exit code, the number of changes seen, and seconds since the first one.
+      The processes' exit codes, the number of changes seen, and seconds since the first
+      one.
 
     Raises:
-      AssertionError: It failed, without a signal.
+      AssertionError: One failed, and not because another one had got a signal.
     """
-    log = run_dir.with_suffix(".log")
     before = _state(run_dir)
-    pid = _start(task.command(run_dir), log)
-    changes, since, sent = 0, 0.0, False
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        seconds = time.monotonic() - since if changes else 0.0
-        if ended:
-            code = os.waitstatus_to_exitcode(status)
-            assert sent or code == 0, f"failed, see {log}"
-            return code, changes, seconds
-        now = _state(run_dir)
-        if now != before:
-            since = since or time.monotonic()
-            before, changes = now, changes + 1
-        if number and not sent and (changes >= change or seconds >= second):
-            time.sleep(later)
-            os.kill(pid, number)
-            sent = True
-        time.sleep(0.004)
+    pids, logs = _start(task, run_dir)
+    codes: dict[int, int] = {}
+    changes, since, sent, ended = 0, 0.0, False, 0.0
+    try:
+        while len(codes) < len(pids):
+            for pid in pids:
+                if pid not in codes and (status := os.waitpid(pid, os.WNOHANG))[0]:
+                    codes[pid] = os.waitstatus_to_exitcode(status[1])
+                    ended = ended or time.monotonic()
+            late = time.monotonic() - ended if ended else 0.0
+            assert late < SECONDS, f"a worker does not end, see {run_dir}*.log"
+            seconds = time.monotonic() - since if changes else 0.0
+            now = _state(run_dir)
+            if now != before:
+                since = since or time.monotonic()
+                before, changes = now, changes + 1
+            if number and not sent and (changes >= change or seconds >= second):
+                time.sleep(later)
+                if pids[worker] not in codes:
+                    os.kill(pids[worker], number)
+                sent = True
+            time.sleep(0.004)
+    finally:
+        for pid in set(pids) - codes.keys():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    for i, (pid, said) in enumerate(zip(pids, logs, strict=True)):
+        gone = sent and i != worker and codes[pid] == 1
+        gone = gone and any(words in said() for words in GONE)
+        ok = not codes[pid] or gone or (sent and i == worker)
+        assert ok, f"worker {i} failed, see {run_dir}*.log"
+        if gone:
+            task.waited = max(task.waited, late)
+    return [codes[pid] for pid in pids], changes, seconds
 
 
 def _state(run_dir: Path) -> list[tuple[str, int, int]]:
@@ -191,7 +236,23 @@ def _state(run_dir: Path) -> list[tuple[str, int, int]]:
     return sorted(found)
 
 
-def _start(command: list[str], log: Path) -> int:
+def _start(task: Task, run_dir: Path) -> tuple[list[int], list[Callable[[], str]]]:
+    """Starts a task; returns its processes' numbers, and what tells what each says."""
+    configs = tf_configs(task.workers) if task.workers > 1 else [""]
+    pids, logs = [], []
+    for i, config in enumerate(configs):
+        log = run_dir.with_suffix(f".{i}.log" if i else ".log")
+        begins = log.stat().st_size if log.exists() else 0
+        pids.append(_copy(task.command(run_dir), log, config))
+        logs.append(functools.partial(_said, log, begins))
+    return pids, logs
+
+
+def _said(log: Path, begins: int) -> str:
+    return log.read_bytes()[begins:].decode(errors="replace")
+
+
+def _copy(command: list[str], log: Path, config: str) -> int:
     """Starts a program as a copy of this process; returns its number."""
     pid = os.fork()
     if pid:
@@ -201,6 +262,7 @@ def _start(command: list[str], log: Path) -> int:
         with log.open("ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+        os.environ["TF_CONFIG"] = config
         sys.argv = command
         program = {"train": cli_train, "evaluate": cli_evaluate}[command[0]]
         program.run()
@@ -264,6 +326,7 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=30, help="Of both together.")
     parser.add_argument("--seed", type=int, default=0, help="Of the moments.")
+    parser.add_argument("--workers", type=int, default=1, help="Processes of each run.")
     parser.add_argument("--run_dir", type=Path, help="A new folder; kept if given.")
     flags = parser.parse_args()
     chance = random.Random(flags.seed)
@@ -275,12 +338,14 @@ def main() -> None:
         for name in ("model.keras", "config.gin", "manifest.json"):
             shutil.copy(folder / "train" / name, run_dir)
 
+    params = WORKERS_PARAMS if flags.workers > 1 else []
+    training = functools.partial(train, params=params)
     tasks = [
-        Task("train", train, Path.mkdir, folder / "train"),
-        Task("evaluate", evaluate, trained, folder / "evaluate"),
+        Task("train", training, Path.mkdir, folder / "train", flags.workers),
+        Task("evaluate", evaluate, trained, folder / "evaluate", flags.workers),
     ]
-    shares = [flags.kills - flags.kills // 3, flags.kills // 3]
-    for task, kills in zip(tasks, shares, strict=True):
+    third = max(flags.kills // 3, flags.kills > 1)
+    for task, kills in zip(tasks, [flags.kills - third, third], strict=True):
         disturb(task, kills, folder, chance)
         print(task, flush=True)
     if not flags.run_dir:

@@ -11,16 +11,30 @@ import pytest
 from tfssl import config
 
 
+def disturbed(folder, *flags):
+    """What faults.py says; undisturbed runs and killed ones are in the folder."""
+    command = [sys.executable, faults.__file__, f"--run_dir={folder}", *flags]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Of `--kills 4`: the undisturbed ones, train/ and evaluate/, and the killed."""
     folder = tmp_path_factory.mktemp("faults")
-    command = [sys.executable, faults.__file__, "--kills=4", f"--run_dir={folder}"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "train: 3 kills" in result.stdout
-    assert "evaluate: 1 kills" in result.stdout
+    said = disturbed(folder, "--kills=4")
+    assert "train: 3 kills" in said
+    assert "evaluate: 1 kills" in said
     return folder
+
+
+def test_one_of_two_workers_is_killed(tmp_path):
+    """The other ends by itself, and both go on as if nothing had been."""
+    # With this seed the training's chief gets SIGTERM, which TensorFlow would keep.
+    said = disturbed(tmp_path, "--kills=2", "--workers=2", "--seed=68")
+    assert "train: 1 kills (1 SIGTERM of worker 0)" in said
+    assert "evaluate: 1 kills" in said
 
 
 def test_weights_rows_and_outcomes_are_compared(runs):

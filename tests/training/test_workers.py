@@ -3,21 +3,24 @@
 import csv
 import json
 import os
-import socket
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from loopback import tf_configs
 from methods import assert_equal, trained
 from on_worker import RATE, STEPS, run_with_files
 
 from tfssl import distribute, files
 from tfssl.models.resnet import resnet
-from tfssl.types import UserError
+from tfssl.signals import Stop
+from tfssl.types import Stopped, UserError
 
 HERE = Path(__file__).parent
 SOME = ["rotation_both", "byol"]
@@ -25,25 +28,13 @@ OTHERS = ["adversarial", "trades", "simclr", "barlow_twins", "swav", "dino"]
 OTHERS += ["acl_in_parts"]
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def workers(out, arguments, count=2):
     """Starts on_worker.py as each of the workers of a cluster."""
-    hosts = [f"127.0.0.1:{port}" for port in free_ports(count)]
     started = []
-    for i in range(count):
-        cluster = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": i}}
+    for i, config in enumerate(tf_configs(count)):
         environment = {
             **os.environ,
-            "TF_CONFIG": json.dumps(cluster),
+            "TF_CONFIG": config,
             "TF_NUM_INTRAOP_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "-1",
         }
@@ -160,6 +151,64 @@ def test_slurm_names_the_workers(monkeypatch):
         "worker": ["node1:9000", "node1:9001", "node2:9000", "node2:9001"]
     }
     assert resolver.task_id == 3
+
+
+def lost(stop=None):
+    with distribute.in_one_line(stop):
+        raise tf.errors.UnavailableError(None, None, "Socket closed\nand more")
+
+
+def lost_while_reading():
+    with distribute.in_one_line():
+        try:
+            raise tf.errors.UnavailableError(None, None, "Socket closed")
+        except tf.errors.OpError:
+            raise UserError("cannot read a file") from None
+
+
+def test_another_worker_is_gone(monkeypatch):
+    """It is an error, and the end of a worker that had been asked to end as well."""
+    with pytest.raises(tf.errors.UnavailableError):  # Of no cluster.
+        lost()
+    monkeypatch.setattr(distribute, "_cluster", object())
+    stop = Stop()
+    with pytest.raises(UserError, match=r"another worker is gone.*\(Socket closed\)"):
+        lost(stop)
+    with pytest.raises(UserError, match="another worker is gone"):
+        lost_while_reading()
+    with pytest.raises(UserError, match="a mistake"), distribute.in_one_line():
+        raise UserError("a mistake")
+    stop.asked = "SIGTERM"
+    with pytest.raises(Stopped, match="stopped by SIGTERM"):
+        lost(stop)
+
+
+def test_who_waits_for_others_ends():
+    """By itself, and at once if it is told to."""
+    config = tf_configs(2)[0]
+    program = (
+        "from tfssl import distribute; import signal\n"
+        "signal.signal(signal.SIGTERM, lambda *_: None)\n"
+        "print('ready', flush=True); distribute.join_cluster(timeout={})"
+    )
+    ends = []
+    for timeout in (1, 100):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program.format(timeout)],
+            env={**os.environ, "TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": "-1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        process.stdout.readline()
+        while timeout == 100 and process.poll() is None:
+            process.terminate()  # Once it waits, nothing takes that.
+            time.sleep(0.1)
+        ends.append((process.wait(60), process.stderr.read()))
+    assert ends[0][0] == 1
+    assert "Timeout (0:00:01)!" in ends[0][1]
+    assert "in join_cluster" in ends[0][1]
+    assert ends[1][0] == -signal.SIGTERM
 
 
 def test_what_is_dropped_changes_no_file(tmp_path, monkeypatch):

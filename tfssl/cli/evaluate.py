@@ -76,7 +76,7 @@ def main() -> None:
         gin_files.append(f"evaluation/pgd20_{norm}.gin")
     config.parse(gin_files, app.GIN_PARAM.value, allowed)
     app.join_cluster()
-    with app.alone_in(run_dir), distribute.in_one_line():
+    with app.alone_in(run_dir), distribute.in_one_line(stop):
         rows = evaluate(run_dir, model)
         with files.replacing(run_dir / "results" / "config.gin") as path:
             path.write_text(config.text())

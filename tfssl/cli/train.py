@@ -40,7 +40,7 @@ def main() -> None:
 
     config.parse(app.GIN_FILE.value, app.GIN_PARAM.value, app.ALLOW_IMPORT.value)
     app.join_cluster()
-    with app.alone_in(run_dir), distribute.in_one_line():
+    with app.alone_in(run_dir), distribute.in_one_line(stop):
         _write_config(run_dir)
         train(run_dir, stop, functools.partial(_write_operative, run_dir))
         stop.patient = True  # There is nothing left to stop.

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from tfssl import files
+from tfssl import distribute, files
 from tfssl.types import UserError
 
 
@@ -98,6 +98,8 @@ class Checkpoints:
                 status = self._checkpoint.restore(path)
                 status.assert_consumed()
             except (tf.errors.OpError, IndexError, ValueError, AssertionError) as error:
+                if distribute.is_loss(error):  # The checkpoint may be whole.
+                    raise
                 logging.warning(
                     "checkpoint %s cannot be read (%s); trying the one before",
                     path,
