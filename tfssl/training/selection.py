@@ -80,7 +80,7 @@ class Selection:
             try:
                 if _digest(best) != self.note[-1]["sha256"]:
                     raise ValueError
-                model = keras.saving.load_model(best, compile=False)
+                model = keras.saving.load_model(best, compile=False, safe_mode=True)
             except (OSError, ValueError, KeyError, zipfile.BadZipFile):
                 raise UserError(
                     f"{best}, the best weights, cannot be read: delete the run's folder"
