@@ -203,9 +203,12 @@ def is_loss(error: BaseException | None) -> bool:
 
 
 def _gone(error: Exception) -> UserError:
+    reason = str(error).splitlines()[0][:200]
+    # Keras' first line says nothing.
+    shown = "" if reason.startswith("Graph execution error") else f" ({reason})"
     return UserError(
         "another worker is gone, or cannot be reached: start all of them again with"
-        f" the same command ({str(error).splitlines()[0][:200]})"
+        f" the same command{shown}"
     )
 
 

@@ -56,6 +56,8 @@ class Folded:
         gone = {norm.name for _, norm in self._pairs.values()}
 
         def clone(layer):
+            if not isinstance(layer, keras.Layer):  # A function of `keras.ops`.
+                return layer
             config = layer.get_config()
             if layer.name in self._pairs:
                 config |= {"use_bias": True, "kernel_initializer": "zeros"}
@@ -130,12 +132,13 @@ def _pairs(network: keras.Model) -> dict[str, tuple]:
         for source in _sources(layer["inbound_nodes"]):
             readers.setdefault(source, []).append(layer)
     outputs = tf.nest.flatten(config["output_layers"])
+    layers = {layer.name: layer for layer in network.layers}
     pairs = {}
     for conv in network.layers:
         read_by = readers.get(conv.name, [])
         if len(read_by) != 1 or len(read_by[0]["inbound_nodes"]) != 1:
             continue
-        norm = network.get_layer(read_by[0]["name"])
+        norm = layers.get(read_by[0]["name"])
         if conv.name not in outputs and _is_linear(conv) and _is_norm(norm):
             pairs[conv.name] = (conv, norm)
     return pairs
@@ -161,7 +164,7 @@ def _is_linear(layer: keras.Layer) -> bool:
     )
 
 
-def _is_norm(layer: keras.Layer) -> bool:
+def _is_norm(layer: keras.Layer | None) -> bool:
     return type(layer) is keras.layers.BatchNormalization and layer.axis in (-1, 3)
 
 

@@ -169,8 +169,9 @@ time.sleep(60)
 """
 
 PARENT = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Of background jobs it is none.
 from tfssl.studies import engine
 from tfssl.studies.node import Node
 from tfssl.studies.processes import Processes

@@ -24,6 +24,7 @@ def run_with_files(folder, model):
     files = ["runs/train.gin", "data/digits.gin", "models/tiny.gin"]
     files += ["terms/standard.gin"]
     params = ["NAME='run'", "EPOCHS=2", "BATCH_SIZE=50", "Dataset.num_examples=200"]
+    params += [f"LEARNING_RATE={RATE}"]
     config.parse(files, [*params, "train.log_every=2"])
     train(folder / "run")
     config.parse(

@@ -14,6 +14,7 @@ from tfssl.models.resnet import resnet
 from tfssl.models.vit import vit
 from tfssl.objectives.classification import Classification
 from tfssl.training import optimizers
+from tfssl.training.guards import check_overflow
 from tfssl.training.loop import train
 from tfssl.training.network import Network, in_turn
 from tfssl.training.term import Term
@@ -80,6 +81,43 @@ def test_short_floats_compute_the_same_network(make, precision):
     ):
         assert a.dtype == b.dtype == "float32"
         np.testing.assert_allclose(a, b, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("frozen", ["all", "one layer"])
+def test_what_is_frozen_stays_so(frozen):
+    backbone, other = small_vit(), small_vit()
+    for network in (backbone, other):
+        layer = network if frozen == "all" else network.get_layer("block1_attention")
+        layer.trainable = False
+    want, _ = pulled(backbone, backbone, images())
+    got, _ = pulled(Network(other, "bfloat16"), other, images())
+    np.testing.assert_allclose(got, want, atol=0.04 * np.abs(want).max())
+
+
+def test_backbones_from_elsewhere():
+    """Functions of keras.ops are layers to Keras, but not quite; models are none."""
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv")(2 * image - 1)
+    backbone = keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
+    found = [
+        Network(backbone, precision).for_attack(False, True)(images(), False)
+        for precision in ("float32", "bfloat16")
+    ]
+    np.testing.assert_allclose(*found, atol=0.02)
+    nested = keras.Model(image, backbone(image))
+    with pytest.raises(UserError, match="whose layers are no models"):
+        Network(nested, "bfloat16")
+
+
+def test_an_attack_whose_features_overflow_says_so():
+    backbone = small_resnet()
+    backbone.get_layer("stem_conv").kernel.assign_add(tf.ones([3, 3, 3, 8]) * 1e5)
+    network = Network(backbone, "float16").for_attack(False, True)
+    with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+        network(images(), False)
+    with pytest.raises(UserError, match="in the attack of step 3.*'bfloat16'"):
+        check_overflow(raised.value, 3)
+    check_overflow(ValueError("another"), 3)
 
 
 @pytest.mark.parametrize("training", [True, False])

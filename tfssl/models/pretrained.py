@@ -10,6 +10,7 @@ import keras
 
 from tfssl import distribute, saved
 from tfssl.models import tokens  # noqa: F401  lets Keras read the layers of a ViT
+from tfssl.types import UserError
 
 
 @gin.register(module="tfssl.models")
@@ -39,6 +40,11 @@ def pretrained(
         random.setstate(state)
     saved.check_images(model, path, image_shape)
     model = saved.features(model, path)
+    if any(layer.name == "logits" for layer in model.layers):
+        raise UserError(
+            f"{path} has a layer 'logits', as the head is called that classifies, but"
+            " none called 'features' that would say what is before it"
+        )
     # Twice: what the model is already said to be, Keras does not pass on to its layers.
     for trainable in (frozen, not frozen):
         model.trainable = trainable

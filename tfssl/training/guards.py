@@ -18,6 +18,7 @@ import numpy as np
 from absl import logging
 
 from tfssl import files
+from tfssl.training.network import OVERFLOWS
 from tfssl.types import Batch, UserError, positive
 
 Logs = Sequence[Mapping[str, float]]
@@ -25,6 +26,7 @@ Logs = Sequence[Mapping[str, float]]
 _STEADY = 100  # Steps: fewer are too few to judge by.
 _ROBUST = 0.1  # Accuracy that an attack has to leave before its fall says anything.
 _LEAST_SCALE = 2.0**-14  # With a loss so small, gradients vanish in float16.
+_IN_FLOAT16 = ", or PRECISION = 'bfloat16'"
 _SHOWN = 8  # Ids in a message.
 
 
@@ -131,8 +133,17 @@ def check_finite(
         f"{' and '.join(culprits)} became {logs[first][culprits[0]]} at step {at};"
         f" {examples} ({folder / 'nonfinite.json'});"
         f" {kept if good else 'there is no checkpoint'}. A smaller LEARNING_RATE"
-        " usually helps"
+        f" usually helps{_IN_FLOAT16 if 'loss_scale' in names else ''}"
     )
+
+
+def check_overflow(error: Exception, step: int) -> None:
+    """Raises UserError if that is what an error of a step says."""
+    if OVERFLOWS in str(error):
+        raise UserError(
+            f"{OVERFLOWS} in the attack of step {step}. A smaller LEARNING_RATE usually"
+            f" helps{_IN_FLOAT16}"
+        ) from None
 
 
 def _examples(batch: Batch) -> tuple[list[int], list[int]]:

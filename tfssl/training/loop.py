@@ -23,7 +23,7 @@ from tfssl import distribute, manifest
 from tfssl.signals import Stop
 from tfssl.training.checkpoints import Checkpoints
 from tfssl.training.frozen import Frozen
-from tfssl.training.guards import Guards, Watched, check_finite
+from tfssl.training.guards import Guards, Watched, check_finite, check_overflow
 from tfssl.training.metrics import MetricsFile
 from tfssl.training.selection import Selection
 from tfssl.training.trainer import Trainer
@@ -305,7 +305,12 @@ def train(
         if patience and idle >= patience * steps_per_epoch:
             logging.info("stopped: no better %s for %d epochs", select, patience)
             break
-        logs.append(train_step(next(batches)))
+        batch = next(batches)
+        try:
+            logs.append(train_step(batch))
+        except tf.errors.InvalidArgumentError as error:
+            check_overflow(error, step)
+            raise
         bar.update()
         if not is_tick(step):
             if is_due():

@@ -15,6 +15,9 @@ from tfssl.types import UserError
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
+# Of what overflows in an attack.
+OVERFLOWS = "features are not finite in float16"
+
 # float16 ends at 65504, and gradients grow on their way.
 _LARGEST = 2.0**7
 
@@ -31,7 +34,7 @@ class Network:
     is computed again once the gradients of the features are known. So a loss may
     compare all images of a batch, in the memory of one part (GradCache: Gao et al.
     2021, arXiv:2101.06983). BatchNorm normalises each part by itself ("ghost batches")
-    and moves its statistics once, by their mean.
+    and moves its statistics once, by their mean. Dropout drops the same in each.
 
     Args:
       backbone: Functional model, images [n, h, w, c] in [0, 1] to features [n, d].
@@ -155,6 +158,8 @@ class Network:
         if self._jit:
             network = tf.function(network, autograph=False, jit_compile=True)
         network = _flat(network)
+        if self._precision == "float16":
+            network = _checked(network)
         if not whole or self._parts == 1:
             return lambda image, training: network(image)
         return lambda image, training: _in_parts(
@@ -169,9 +174,8 @@ class Network:
 
 
 def loss_scaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer for float16: it scales losses, and leaves out steps that overflow.
-
-    Steps that are left out do not count for schedules.
+    """The optimizer for float16: it scales losses, and leaves out steps whose gradients
+    overflow. These do not count for schedules.
     """
     return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")
 
@@ -251,6 +255,10 @@ def _in_precision(network: keras.Model, precision: str) -> keras.Model:
 
     Its weights are at their initial values, for which nothing may be drawn that others
     are to draw after it.
+
+    Raises:
+      UserError: There are models among its layers, or weights are trained in one of the
+        two alone.
     """
     outputs = tf.nest.flatten(network.get_config()["output_layers"])
     in_float32 = (
@@ -259,7 +267,14 @@ def _in_precision(network: keras.Model, precision: str) -> keras.Model:
         keras.layers.Rescaling,
     )
 
-    def clone(layer: keras.Layer) -> keras.Layer:
+    def clone(layer: Any) -> Any:
+        if not isinstance(layer, keras.Layer):  # A function of `keras.ops`.
+            return layer
+        if isinstance(layer, keras.Model):
+            raise UserError(
+                f"precision {precision!r} needs a backbone whose layers are no models,"
+                f" as {layer.name} is"
+            )
         config = layer.get_config()
         if not isinstance(layer, in_float32) and layer.name not in outputs:
             config["dtype"] = f"mixed_{precision}"
@@ -267,9 +282,23 @@ def _in_precision(network: keras.Model, precision: str) -> keras.Model:
 
     state = random.getstate()
     try:
-        return keras.models.clone_model(network, clone_function=clone)
+        twin = keras.models.clone_model(network, clone_function=clone)
     finally:
         random.setstate(state)
+    for layer, other in zip(network.layers, twin.layers, strict=True):
+        # Twice: what a layer is already said to be, Keras does not pass on to those
+        # within it.
+        for trainable in (not layer.trainable, layer.trainable):
+            other.trainable = trainable
+    for kind in ("trainable_variables", "non_trainable_variables"):
+        if [v.shape for v in getattr(network, kind)] != [
+            v.shape for v in getattr(twin, kind)
+        ]:
+            raise UserError(
+                f"precision {precision!r} needs layers that are trained as a whole, or"
+                " not at all"
+            )
+    return twin
 
 
 def _in_parts(
@@ -319,7 +348,8 @@ def _in_parts(
                 )
                 image_gradients.append(mine[0])
                 totals = [a + b for a, b in zip(totals, mine[1:], strict=True)]
-                done = totals or mine
+                # The last to be had, and all that is needed in an attack.
+                done = mine[:1]
             return _join(image_gradients), *totals
 
         moved = [_moved(*values) for values in zip(others, *states, strict=True)]
@@ -334,6 +364,14 @@ def _moved(before: tf.Tensor, *after: tf.Tensor) -> tf.Tensor:
     if not before.dtype.is_floating:
         return after[-1]
     return before + tf.add_n([value - before for value in after]) / len(after)
+
+
+def _checked(network: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
+    """The same function; it raises an error that says `OVERFLOWS` if it overflows.
+
+    Attacks would get gradients of NaN, and leave the images as they are.
+    """
+    return lambda image: tf.debugging.check_numerics(network(image), OVERFLOWS)
 
 
 def _scaled(network: Callable[[tf.Tensor], tf.Tensor]) -> Callable:

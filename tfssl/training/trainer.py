@@ -116,8 +116,13 @@ class Trainer(keras.Model):
         self.built = True
 
     def compile(self, optimizer: keras.optimizers.Optimizer) -> None:
-        """Sets the optimizer; in float16 its losses are scaled."""
-        if self.precision == "float16":
+        """Sets the optimizer; in float16 its losses are scaled.
+
+        Not if none of the backbone is trained: then no gradient is in float16, and none
+        could ever overflow.
+        """
+        self._scales = self.precision == "float16" and self.backbone.trainable_variables
+        if self._scales:
             optimizer = loss_scaled(optimizer)
         super().compile(optimizer=optimizer)
 
@@ -184,7 +189,7 @@ class Trainer(keras.Model):
             )
             if gradient is not None
         ]
-        if self.precision == "float16":
+        if self._scales:
             gradients, variables = zip(*trained, strict=True)
             trained = zip(agreed(gradients), variables, strict=True)
             scale = tf.convert_to_tensor(self.optimizer.dynamic_scale)
