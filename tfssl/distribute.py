@@ -92,8 +92,8 @@ def _ends_at_once(timeout: float) -> Iterator[None]:
     """Lets signals end the process, and does so itself after so many seconds.
 
     TensorFlow waits for other workers for an hour, and holds Python's lock all the
-    time: no handler is called, no other thread runs. It also takes SIGTERM for itself,
-    so that the handlers must be set again once it is there.
+    time: no handler is called, no other thread runs. It takes SIGTERM for itself, too,
+    which then has no effect, so that the handlers must be set again once it is there.
     """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     handlers = {n: signal.signal(n, signal.SIG_DFL) for n in numbers}

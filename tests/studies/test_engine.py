@@ -171,7 +171,8 @@ time.sleep(60)
 PARENT = """
 import signal, sys
 from pathlib import Path
-signal.signal(signal.SIGINT, signal.default_int_handler)  # Of background jobs it is none.
+# Background jobs ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from tfssl.studies import engine
 from tfssl.studies.node import Node
 from tfssl.studies.processes import Processes

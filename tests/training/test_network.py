@@ -115,7 +115,7 @@ def test_an_attack_whose_features_overflow_says_so():
     network = Network(backbone, "float16").for_attack(False, True)
     with pytest.raises(tf.errors.InvalidArgumentError) as raised:
         network(images(), False)
-    with pytest.raises(UserError, match="in the attack of step 3.*'bfloat16'"):
+    with pytest.raises(UserError, match=r"in the attack of step 3.*'bfloat16'"):
         check_overflow(raised.value, 3)
     check_overflow(ValueError("another"), 3)
 
