@@ -171,6 +171,26 @@ def test_parts_equal_ghost_batches_done_slowly(training):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("attacked", [False, True])
+def test_parts_wait_for_all_that_is_asked_of_the_one_before(attacked):
+    """Else its activations stay; and of an attack no gradients of weights are asked."""
+    backbone = small_resnet()
+    network = Network(backbone, micro_batches=4)
+    if attacked:
+        network = network.for_attack(training=True, whole=True)
+
+    @tf.function(autograph=False)
+    def gradient(image):
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            loss = tf.reduce_sum(network(image, training=True) ** 2)
+        return tape.gradient(loss, image if attacked else backbone.trainable_variables)
+
+    operations = gradient.get_concrete_function(images()).graph.get_operations()
+    waits = [len(op.control_inputs) for op in operations if op.type == "Identity"]
+    assert waits.count(len(backbone.trainable_variables)) == (0 if attacked else 3)
+
+
 @pytest.mark.parametrize("method", ["trades", "simclr", "adversarial_simclr"])
 def test_micro_batches_without_batch_norm_change_nothing(method):
     """The step of a whole batch, whether or not its loss compares examples."""

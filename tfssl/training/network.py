@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -91,10 +92,14 @@ class Network:
 
     def __call__(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Images [b, ..., h, w, c] to features [b, ..., d], float32."""
+        return self._through(image, training, trains=True)
+
+    def _through(self, image: tf.Tensor, training: bool, trains: bool) -> tf.Tensor:
+        """The same; only with `trains` are gradients of weights to be had."""
         if self._layers is self._backbone and self._parts == 1:
             return _flat(self._backbone)(image, training=training)
         trained, others = self._values()
-        features, after = self.stateless_call(trained, others, image, training)
+        features, after = self._call(trained, others, image, training, trains)
         for variable, value in zip(self.non_trainable_variables, after, strict=True):
             variable.assign(value)
         return features
@@ -111,7 +116,16 @@ class Network:
         Returns:
           Features, and what the variables that are not trained become.
         """
+        return self._call(trained, others, image, training, trains=True)
 
+    def _call(
+        self,
+        trained: Sequence[tf.Tensor],
+        others: Sequence[tf.Tensor],
+        image: tf.Tensor,
+        training: bool,
+        trains: bool,
+    ) -> tuple[tf.Tensor, Sequence[tf.Tensor]]:
         def call(image: tf.Tensor, *weights: tf.Tensor):
             states = []
 
@@ -126,6 +140,8 @@ class Network:
 
         if self._parts == 1:
             return call(image, *trained)
+        if not trains:
+            call, trained = _with(call, trained), ()
         return _in_parts(call, self._parts, image, trained, others)
 
     def for_attack(self, training: bool, whole: bool) -> Callable[..., tf.Tensor]:
@@ -144,7 +160,7 @@ class Network:
                     "with precision 'float16' BatchNorm has to be in inference mode in"
                     " attacks (PGD.batch_norm); 'bfloat16' takes both"
                 )
-            return self
+            return functools.partial(self._through, trains=False)
         if self._folded is not None:
             network = self._folded.at_present()
         else:
@@ -348,8 +364,8 @@ def _in_parts(
                 )
                 image_gradients.append(mine[0])
                 totals = [a + b for a, b in zip(totals, mine[1:], strict=True)]
-                # The last to be had, and all that is needed in an attack.
-                done = mine[:1]
+                # All that is asked for, or the rest would wait, and keep its memory.
+                done = totals or mine
             return _join(image_gradients), *totals
 
         moved = [_moved(*values) for values in zip(others, *states, strict=True)]
@@ -357,6 +373,11 @@ def _in_parts(
 
     features, *moved = run(image, *weights)
     return features, moved
+
+
+def _with(call: Callable, weights: Sequence[tf.Tensor]) -> Callable:
+    """A call of `_in_parts` with its weights."""
+    return lambda part: call(part, *weights)
 
 
 def _moved(before: tf.Tensor, *after: tf.Tensor) -> tf.Tensor:
