@@ -16,7 +16,8 @@ from tfssl.objectives.classification import Classification
 from tfssl.training import optimizers
 from tfssl.training.guards import check_overflow
 from tfssl.training.loop import train
-from tfssl.training.network import Network, in_turn
+from tfssl.training.network import Network
+from tfssl.training.parts import in_turn
 from tfssl.training.term import Term
 from tfssl.training.trainer import Trainer
 from tfssl.types import UserError

@@ -10,8 +10,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfssl import distribute
 from tfssl.folding import Folded
+from tfssl.training.parts import in_parts
+from tfssl.training.passes import unflatten
 from tfssl.types import UserError
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -140,9 +141,11 @@ class Network:
 
         if self._parts == 1:
             return call(image, *trained)
-        if not trains:
-            call, trained = _with(call, trained), ()
-        return _in_parts(call, self._parts, image, trained, others)
+        if trains:
+            return in_parts(call, self._parts, image, trained, others)
+        return in_parts(
+            lambda part: call(part, *trained), self._parts, image, (), others
+        )
 
     def for_attack(self, training: bool, whole: bool) -> Callable[..., tf.Tensor]:
         """The network with the weights it has now, for gradients of images.
@@ -178,7 +181,7 @@ class Network:
             network = _checked(network)
         if not whole or self._parts == 1:
             return lambda image, training: network(image)
-        return lambda image, training: _in_parts(
+        return lambda image, training: in_parts(
             lambda part: (network(part), []), self._parts, image
         )[0]
 
@@ -189,79 +192,12 @@ class Network:
         )
 
 
-def loss_scaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer for float16: it scales losses, and leaves out steps whose gradients
-    overflow. These do not count for schedules.
-    """
-    return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")
-
-
-def agreed(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Gradients that are finite on all replicas, or NaN on all.
-
-    `keras.optimizers.LossScaleOptimizer` looks at those of one replica before they are
-    summed, as if they were the sum.
-    """
-    if distribute.replicas() == 1:
-        return list(gradients)
-    sums = tf.stack([tf.reduce_sum(0.0 * gradient) for gradient in gradients])
-    either = tf.reduce_sum(distribute.gather(sums))
-    return [gradient + either for gradient in gradients]
-
-
-def in_turn(function: Callable[[Any], Any], batch: Any, parts: int) -> Any:
-    """Applies a function to equal parts of a batch, in the memory of one.
-
-    Args:
-      function: From a nest of tensors to another, example by example.
-      batch: Tensors [b, ...], and scalars, which belong to each part.
-      parts: How many.
-
-    Returns:
-      What it makes of the parts, joined: a nest of [b, ...].
-    """
-    if parts == 1:
-        return function(batch)
-    flat = [
-        _split(x, parts) if x.shape.rank else [x] * parts
-        for x in tf.nest.flatten(batch)
-    ]
-    found = []
-    for part in zip(*flat, strict=True):
-        part = [_after(x, tf.nest.flatten(found[-1:])) for x in part]
-        found.append(function(tf.nest.pack_sequence_as(batch, part)))
-    return tf.nest.map_structure(lambda *these: _join(these), *found)
-
-
-def _after(x: tf.Tensor, these: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The same tensor, but only once these are there.
-
-    Without it, parts would be computed side by side, and nothing be won.
-    """
-    with tf.control_dependencies(these):
-        return tf.identity(x)
-
-
-def _split(x: tf.Tensor, parts: int) -> list[tf.Tensor]:
-    """[b, ...] to k of [b/k, ...], of which the i-th has the examples i, i + k, .."""
-    return tf.unstack(tf.reshape(x, [-1, parts, *x.shape[1:]]), axis=1)
-
-
-def _join(these: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Undoes `_split`."""
-    stacked = tf.stack(these, axis=1)
-    return tf.reshape(stacked, [-1, *stacked.shape[2:]])
-
-
 def _flat(network: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     """From [n, h, w, c] to [n, d], to from [..., h, w, c] to [..., d]."""
 
     def run(image: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         features = network(tf.reshape(image, [-1, *image.shape[-3:]]), **kwargs)
-        leading = tf.shape(image)[:-3]
-        shaped = tf.reshape(features, tf.concat([leading, tf.shape(features)[1:]], 0))
-        shaped.set_shape([*image.shape[:-3], *features.shape[1:]])
-        return shaped
+        return unflatten(features, image)
 
     return run
 
@@ -315,76 +251,6 @@ def _in_precision(network: keras.Model, precision: str) -> keras.Model:
                 " not at all"
             )
     return twin
-
-
-def _in_parts(
-    call: Callable[..., tuple[tf.Tensor, Sequence[tf.Tensor]]],
-    parts: int,
-    image: tf.Tensor,
-    weights: Sequence[tf.Tensor] = (),
-    others: Sequence[tf.Tensor] = (),
-) -> tuple[tf.Tensor, Sequence[tf.Tensor]]:
-    """Calls a network part by part, in the memory of one.
-
-    Args:
-      call: From a part of the images, and weights, to its features and what `others`
-        become. No variable may be read in it.
-      parts: How many; they are equal.
-      image: [b, ..., h, w, c].
-      weights: What gradients are asked for, beside the images.
-      others: Values of the variables that are not trained.
-
-    Returns:
-      Features [b, ..., d], and the means of what `others` become.
-    """
-
-    @tf.custom_gradient
-    def run(image, *weights):
-        images = _split(image, parts)
-        features, states = [], []
-        for part in images:
-            found, state = call(_after(part, features[-1:]), *weights)
-            features.append(found)
-            states.append(state)
-
-        def gradient(upstream, *_):
-            image_gradients = []
-            totals = [tf.zeros_like(weight) for weight in weights]
-            done = [upstream]
-            for part, share in zip(images, _split(upstream, parts), strict=True):
-                part = _after(part, done)
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    tape.watch((part, weights))
-                    found, _ = call(part, *weights)
-                mine = tape.gradient(
-                    found,
-                    [part, *weights],
-                    share,
-                    unconnected_gradients=tf.UnconnectedGradients.ZERO,
-                )
-                image_gradients.append(mine[0])
-                totals = [a + b for a, b in zip(totals, mine[1:], strict=True)]
-                # All that is asked for, or the rest would wait, and keep its memory.
-                done = totals or mine
-            return _join(image_gradients), *totals
-
-        moved = [_moved(*values) for values in zip(others, *states, strict=True)]
-        return (_join(features), *moved), gradient
-
-    features, *moved = run(image, *weights)
-    return features, moved
-
-
-def _with(call: Callable, weights: Sequence[tf.Tensor]) -> Callable:
-    """A call of `_in_parts` with its weights."""
-    return lambda part: call(part, *weights)
-
-
-def _moved(before: tf.Tensor, *after: tf.Tensor) -> tf.Tensor:
-    """The mean of what a variable becomes; exactly as before if nothing moves it."""
-    if not before.dtype.is_floating:
-        return after[-1]
-    return before + tf.add_n([value - before for value in after]) / len(after)
 
 
 def _checked(network: Callable[[tf.Tensor], tf.Tensor]) -> Callable:

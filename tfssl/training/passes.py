@@ -47,7 +47,7 @@ class Passes:
             features = self.features(image)
             flat = tf.reshape(features, [-1, features.shape[-1]])
             logits = self._classifier(flat, training=self.training)
-            logits = _unflatten(logits, image)
+            logits = unflatten(logits, image)
             self._logits[id(image)] = (image, logits)
         return self._logits[id(image)][1]
 
@@ -63,7 +63,7 @@ class Passes:
         features = self._backbone(tf.concat(flat, 0), training=self.training)
         parts = tf.split(features, sizes, num=len(sizes))
         for image, part in zip(images, parts, strict=True):
-            self._features[id(image)] = (image, _unflatten(part, image))
+            self._features[id(image)] = (image, unflatten(part, image))
 
 
 class Detached:
@@ -84,7 +84,7 @@ class Detached:
         return tf.stop_gradient(self._passes.logits(image))
 
 
-def _unflatten(result: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+def unflatten(result: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
     """[n, d] to [..., d], n being the product of the leading axes of `image`."""
     leading = tf.shape(image)[:-3]
     shaped = tf.reshape(result, tf.concat([leading, tf.shape(result)[1:]], 0))

@@ -12,7 +12,9 @@ import tensorflow as tf
 
 from tfssl import distribute, randomness
 from tfssl.training import collapse
-from tfssl.training.network import Network, agreed, in_turn, loss_scaled
+from tfssl.training.loss_scale import agreed, loss_scaled
+from tfssl.training.network import Network
+from tfssl.training.parts import in_turn
 from tfssl.training.passes import Detached, Passes
 from tfssl.training.term import Term
 from tfssl.types import Batch, LossFn, UserError
@@ -77,12 +79,13 @@ class Trainer(keras.Model):
                 " micro_batches"
             )
         self.backbone = backbone
-        how = (precision, micro_batches, attack is not None, jit_attack)
-        self._network = self._clean_network = Network(backbone, *how)
+        how = (precision, micro_batches)
+        self._network = Network(backbone, *how, attack is not None, jit_attack)
+        self._clean_network = self._network
         self.dual_batch_norm = dual_batch_norm
         if dual_batch_norm:
             self.clean_backbone = _twin(backbone)
-            self._clean_network = Network(self.clean_backbone, *how)
+            self._clean_network = Network(self.clean_backbone, *how, attacked=False)
         self.precision = precision
         self.micro_batches = micro_batches
         self.attack = attack
